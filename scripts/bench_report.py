@@ -1,43 +1,43 @@
-"""From raw.jsonl to summary.json, table.md and (bench_plot.py) plot.svg. Usage: bench_report.py DIR ROUNDS SECONDS"""
-import collections, datetime, json, os, platform, statistics, subprocess, sys
+"""From run.json and raw.jsonl to summary.json, table.md and the pictures. Usage: bench_report.py DIR"""
+import json
+import pathlib
+import statistics
+import sys
 
-folder, rounds, seconds = sys.argv[1:4]
-values, proxies, metrics = collections.defaultdict(list), [], []
-for line in open(f"{folder}/raw.jsonl"):
-    row = json.loads(line)
-    for name, known in ((row["proxy"], proxies), (row["metric"], metrics)):
-        if name not in known:
-            known.append(name)
-    if row["value"] is not None:
-        values[row["proxy"], row["metric"]].append(row["value"])
-summary = {
-    p: {m: {"median": statistics.median(v), "min": min(v), "max": max(v), "n": len(v)}
-        for m in metrics if (v := values.get((p, m)))} for p in proxies
-}
-machine = {
-    "date": datetime.date.today().isoformat(), "kernel": platform.release(), "cores": os.cpu_count(),
-    "rounds": int(rounds), "seconds": float(seconds),
-}
-json.dump({"machine": machine, "results": summary}, open(f"{folder}/summary.json", "w"), indent=1)
+import bench_data as data
+import bench_look as look
+import bench_plot
 
 
-def cell(proxy, metric):
-    got = summary[proxy].get(metric)
-    if not got:
-        return "–"
-    text = f'{got["median"]:.4g} ({got["min"]:.4g}–{got["max"]:.4g})'
-    for name, shown in (("envoy", "Envoy"), ("ztunnel", "ztunnel"), ("haproxy", "HAProxy")):
-        peer = summary.get(name, {}).get(metric)
-        if proxy == "adit" and peer and peer["median"]:
-            text += f' · {got["median"] / peer["median"]:.2f}× {shown}'
-    return text
+def table(folder):
+    """The Markdown of table.md."""
+    known, found = data.run(folder), data.values(folder)
+    metrics = data.PODS if known["what"] == "pods" else data.SERVICE
+    lines = [f'# {known["title"]}', "", "\n\n".join(data.facts(known)), "", "Medians, in brackets the smallest and the largest round.", ""]
+    for better in (data.MORE, data.LESS):
+        lines += [*data.table(found, metrics, better), ""]
+    lost = {}
+    for row in data.rows(folder / "raw.jsonl"):
+        if "failures" in row:
+            lost[row["proxy"]] = lost.get(row["proxy"], 0) + row["failures"]
+    if lost:
+        lines += ["Failed connections: " + ", ".join(f"{look.name(p)} {lost[p]}" for p in look.in_order(lost)) + ".", ""]
+    return "\n".join(lines + known.get("notes", [])).rstrip() + "\n"
 
 
-lines = [f'{machine["date"]}, {machine["cores"]} cores, Linux {machine["kernel"]}, {rounds} rounds of {seconds} s, '
-         "medians (min–max).", "", "| metric | " + " | ".join(proxies) + " |", "|---" * (len(proxies) + 1) + "|"]
-lines += [f"| {m} | " + " | ".join(cell(p, m) for p in proxies) + " |" for m in metrics]
-text = "\n".join(lines) + "\n"
-open(f"{folder}/table.md", "w").write(text)
-print(text)
-subprocess.run([sys.executable, f"{os.path.dirname(os.path.abspath(__file__))}/bench_plot.py", folder,
-                "adit between two pods"], check=False)
+def summary(folder):
+    known, found = data.run(folder), data.values(folder)
+    results = {}
+    for metric, of in found.items():
+        for proxy, v in of.items():
+            results.setdefault(proxy, {})[metric] = {
+                "median": statistics.median(v), "min": min(v), "max": max(v), "n": len(v)}
+    return {"machine": {k: v for k, v in known.items() if k not in ("title", "notes")}, "results": results}
+
+
+if __name__ == "__main__":
+    folder = pathlib.Path(sys.argv[1])
+    (folder / "summary.json").write_text(json.dumps(summary(folder), indent=1) + "\n")
+    (folder / "table.md").write_text(table(folder))
+    bench_plot.draw(folder)
+    print(table(folder))

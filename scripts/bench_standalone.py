@@ -10,9 +10,11 @@ import os
 import pathlib
 import resource
 import signal
-import statistics
 import subprocess
 import time
+
+import bench_data as data
+import bench_look as look
 
 TLS, TLS_BULK, PLAIN, IPERF = 8443, 8444, 9000, 5201
 NEAR, NEAR_BULK = 9001, 5202
@@ -165,8 +167,9 @@ def round_of(adit, peer, args, seconds, idle):
         found["handshakes_per_second"] = churn["operations_per_second"]
         found["cpu_us_per_handshake"] = (cpu(process) - before) * 1e6 / max(done, 1)
         paced = load(adit, "churn", seconds, "--connections", "4", "--rate", "100")
-        found["new_connection_p50_us"] = paced["latency_us"]["p50"]
-        found["new_connection_p99_us"] = paced["latency_us"]["p99"]
+        # Where no connection came back in time there is no latency: null, which the report leaves out.
+        found["new_connection_p50_us"] = paced.get("latency_us", {}).get("p50")
+        found["new_connection_p99_us"] = paced.get("latency_us", {}).get("p99")
         found["failures"] = failed(churn) + failed(paced)
         for size in ("1K", "16K", "256K"):
             before = cpu(process)
@@ -180,7 +183,9 @@ def round_of(adit, peer, args, seconds, idle):
         if client:
             end(client)
         end(process)
-    print(f"{peer:<11}" + "  ".join(f"{k} {v:.4g}" for k, v in found.items()), flush=True)
+    shown = (f"{data.METRICS[k].text} {look.people(v, data.METRICS[k].unit)}" for k, v in found.items()
+             if k != "failures" and v is not None)
+    print(f"{look.name(peer)}: {'; '.join(shown)}; {found['failures']} failed connections", flush=True)
     return found
 
 
@@ -195,7 +200,6 @@ parser.add_argument("--proxies", default="adit,haproxy,nginx,stunnel,ghostunnel"
 options = parser.parse_args()
 resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
 peers = configs(options.dir, options.adit, options.proxies.split(","))
-raw = {name: [] for name in peers}
 with open(options.dir / "log", "w") as log:
     behind = [spawn([options.adit, "bench", "serve", "--listen", f"127.0.0.1:{PLAIN}"], log),
               spawn(["iperf3", "-s", "-B", "127.0.0.1", "-p", str(IPERF)], log)]
@@ -206,23 +210,8 @@ with open(options.dir / "log", "w") as log:
             for n in range(options.rounds):
                 for name, args in peers.items():
                     found = round_of(options.adit, name, args, options.seconds, options.idle)
-                    raw[name].append(found)
                     kept.write(json.dumps({"round": n, "proxy": name, **found}) + "\n")
                     kept.flush()
     finally:
         for process in behind:
             end(process)
-keys = [k for k in raw["adit"][0] if k != "failures"]
-medians = {name: {k: statistics.median(f[k] for f in all_) for k in keys} for name, all_ in raw.items()}
-(options.out / "summary.json").write_text(json.dumps(medians, indent=1) + "\n")
-others = [name for name in medians if name != "adit"]
-rows = ["| metric | adit | " + " | ".join(f"adit ÷ {name}" for name in others) + " |",
-        "|---" * (len(others) + 2) + "|"]
-for k in keys:
-    own = medians["adit"][k]
-    ratios = [f"{own / medians[name][k]:.2f}" if medians[name][k] else "–" for name in others]
-    rows.append(f"| {k} | {own:.4g} | " + " | ".join(ratios) + " |")
-lost = {name: sum(f["failures"] for f in all_) for name, all_ in raw.items()}
-table = "\n".join(rows) + f"\n\nFailed connections: {lost}\n"
-(options.out / "table.md").write_text(table)
-print("\n" + table)

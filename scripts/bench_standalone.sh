@@ -20,7 +20,7 @@ done
 out=$(realpath -m "${out:-benches/results/$(date +%F)-standalone}")
 if [ -z "${ADIT_BENCH_INSIDE:-}" ]; then
   need_packages openssl:openssl iperf3:iperf3 haproxy:haproxy nginx-light:nginx stunnel4:stunnel4 \
-    python3:python3 gnuplot-nox:gnuplot util-linux:unshare
+    python3:python3 util-linux:unshare
   [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || apt_install libnginx-mod-stream
   [ -n "${ADIT_BINARY:-}" ] || cargo build --release --locked
   mkdir -p "$out"
@@ -44,5 +44,18 @@ done
 rm -f "$out/raw.jsonl"
 python3 scripts/bench_standalone.py "${ADIT_BINARY:-$PWD/target/release/adit}" --dir $dir --out "$out" "${args[@]}" ||
   { tail -n 5 $dir/*.log $dir/log >&2; exit 1; }
-python3 scripts/bench_plot.py "$out" "adit in front of one service" \
-  "$(date +%F), $(nproc) cores, Linux $(uname -r), $(grep -c '"proxy": "adit"' "$out/raw.jsonl") rounds"
+length=(5 3) proxies=adit,haproxy,nginx,stunnel${GHOSTUNNEL_BINARY:+,ghostunnel}
+for ((n = 0; n + 1 < ${#args[@]}; n += 2)); do
+  case ${args[n]} in
+    --rounds) length[0]=${args[n + 1]} ;; --seconds) length[1]=${args[n + 1]} ;; --proxies) proxies=${args[n + 1]} ;;
+  esac
+done
+names=()
+for proxy in ${proxies//,/ }; do
+  case $proxy in
+    adit) names+=("adit=${ADIT_BINARY:-$PWD/target/release/adit}") ;; stunnel) names+=(stunnel=stunnel4) ;;
+    ghostunnel) names+=("ghostunnel=${GHOSTUNNEL_BINARY:-}") ;; *) names+=("$proxy") ;;
+  esac
+done
+python3 scripts/bench_run.py "$out" service "${length[@]}" "TLS in front of one service" "${names[@]}"
+python3 scripts/bench_report.py "$out"

@@ -96,4 +96,11 @@ for which in ("p50", "p99", "max"):
         "ratio": round(statistics.median(r["burst_us"][which] / r["quiet_us"][which] for r in result["rounds"]), 2)}
 print(json.dumps(result, indent=1))
 P
-python3 -c "import json,sys; print(json.dumps(json.load(open(sys.argv[1]))['median']))" "$out"
+PYTHONPATH=scripts python3 - "$out" "$count" <<'P'
+import json, sys
+import bench_look as look
+print(f"Delay of messages on live streams, less is better\n\n| | no handshakes | {int(sys.argv[2]):,} handshakes at once | ratio |\n|---|---:|---:|---:|")
+for which, of in json.load(open(sys.argv[1]))["median"].items():
+    quiet, burst = (look.people(of[side], "us") for side in ("quiet_us", "burst_us"))
+    print(f"| {'longest' if which == 'max' else which} | {quiet} | {burst} | {of['ratio']:.2f} |")
+P

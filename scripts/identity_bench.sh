@@ -99,21 +99,4 @@ for _ in $(seq "$rounds"); do
     "$bench" memory "$count" | sed 's/^{/{"case":"memory, store alone",/' >> "$out"
   done
 done
-python3 - "$out" <<'P'
-import json, statistics, sys
-lines = [json.loads(line) for line in open(sys.argv[1])]
-median = lambda case, get, **be: round(statistics.median(
-    get(l) for l in lines if l["case"] == case and all(l[k] == v for k, v in be.items())), 2)
-pods = lines[0]["pods"]
-print(json.dumps({case: {q: median(case, lambda l: l["ms"][q]) for q in ("p50", "p99", "last")}
-                   | {"ca_cpu_us_each": median(case, lambda l: l["ca_cpu_us_each"])} for case in ("pods", "node")}
-    | {"on demand": {q: median("node", lambda l: l["on_demand"]["ms"][q]) for q in ("p50", "last")},
-       "adit run": {"last": median("adit run", lambda l: l["ms"]["last"])}}))
-for case, counts in (("memory, adit run", (1, pods)), ("memory, store alone", (1, pods, 10 * pods))):
-    kb = [median(case, lambda l: l["rss_kb"], identities=n) for n in counts]
-    print(json.dumps({case: dict(zip(counts, kb)), "kb_each": round((kb[-1] - kb[0]) / (counts[-1] - counts[0]), 2)}))
-failed = sum(l.get("failed", 0) for l in lines)
-if failed: sys.exit(f"{failed} pods got nothing")
-late = [l for l in lines if l["case"] == "node" and l["on_demand"]["ms"]["last"] > l["ms"]["p50"]]
-if late: sys.exit(f"who was waited for waited for the others: {late}")
-P
+python3 scripts/identity_report.py "$out"

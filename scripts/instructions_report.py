@@ -19,7 +19,7 @@ grown = []
 for case, count in now.items():
     before = known["instructions"].get(case)
     change = (count - before) / before * 100 if before else 0
-    print(f"{case:<24}{count:>10} instructions each, {change:+.1f} %" if before else f"{case:<24}{count:>10} (new)")
+    print(f"{case:<24}{count:>12,} instructions each, {change:+.1f} %" if before else f"{case:<24}{count:>12,} instructions each (new)")
     if not before or change > 5:
         grown.append(case)
 if known["rustc"] != rustc:

@@ -5,7 +5,7 @@
 # descriptors grew.
 # Usage: scripts/soak.sh [--minutes N] [--out DIR]
 #   --minutes N     how long (30)
-#   --out DIR       where samples.csv, summary.json and plot.svg go (target/soak)
+#   --out DIR       where samples.csv, summary.json and the pictures go (target/soak)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
@@ -20,7 +20,7 @@ while [ $# -gt 0 ]; do
 done
 out=$(realpath -m "$out")
 if [ -z "${ADIT_SOAK_INSIDE:-}" ]; then
-  need_packages nftables:nft iproute2:ip curl:curl gnuplot-nox:gnuplot util-linux:unshare python3:python3
+  need_packages nftables:nft iproute2:ip curl:curl util-linux:unshare python3:python3
   cargo build --release --locked
   mkdir -p "$out"
   map=(); [ "$(id -u)" = 0 ] || map=(--map-root-user)
@@ -107,4 +107,5 @@ for side in 1 2; do
   grep -oP 'connection (complete|denied|failed).* reason="\K[a-z_]+' $dir/adit$side.log | sort | uniq -c > $dir/reasons$side || true
   grep -E ' (WARN|ERROR) ' $dir/adit$side.log | grep -v ' access: ' | cut -c 1-300 | head -n 20 > $dir/warnings$side || true
 done
+python3 "$here/scripts/bench_run.py" "$out" soak 0 0 "adit under full load for $minutes minutes" adit="$adit"
 python3 "$here/scripts/soak_report.py" "$dir" "$out" "$minutes" "$edits" "${names[@]}"

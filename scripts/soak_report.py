@@ -1,8 +1,11 @@
-"""From the files of scripts/soak.sh to summary.json, plot.svg and a verdict (exit code 1).
+"""From the files of scripts/soak.sh to summary.json, the pictures and a verdict (exit code 1).
 
 Usage: soak_report.py DIR OUT MINUTES EDITS LOAD…
 """
-import csv, datetime, json, os, platform, subprocess, sys
+import csv, json, os, pathlib, platform, sys
+
+import bench_look as look
+import bench_plot
 
 folder, out, minutes, edits, names = *sys.argv[1:5], sys.argv[5:]
 faults, loads = [], {}
@@ -40,17 +43,14 @@ summary = {
     "growth": growth, "faults": faults, "loads": loads,
 }
 json.dump(summary, open(f"{out}/summary.json", "w"), indent=1)
-title = f'adit under load: {datetime.date.today()}, {os.cpu_count()} cores, Linux {platform.release()}'
-plot = (f'set terminal svg noenhanced background rgb "white" size 1000,600; set output "{out}/plot.svg"; set datafile separator ","; set key outside; '
-        f'set multiplot layout 2,1 title "{title}"; set xlabel "seconds"; set yrange [0:*]; set ylabel "resident KB"; '
-        f'plot for [i in "2 4"] "{out}/samples.csv" using 1:int(i) with lines title columnhead(int(i)); set ylabel "descriptors"; '
-        f'plot for [i in "3 5"] "{out}/samples.csv" using 1:int(i) with lines title columnhead(int(i))')
-if subprocess.run(["gnuplot", "-e", plot]).returncode != 0:
-    print("no plot: gnuplot failed", file=sys.stderr)
+bench_plot.draw(pathlib.Path(out))
 for name, load in loads.items():
-    print(f'{name}: {(load["bytes_sent"] + load["bytes_received"]) / 1e9:.1f} GB, {load["operations"]} operations')
+    print(f'{name}: {(load["bytes_sent"] + load["bytes_received"]) / 1e9:.1f} GB, {load["operations"]:,} operations')
 for column, seen in growth.items():
-    print(f'{column}: early {seen["early"]:.0f}, late {seen["late"]:.0f}, most {seen["most"]}, after the load {seen["after"]}')
+    side, kind = column.split("_", 1)
+    shown = {k: look.people(v, "KiB") if "rss" in kind else f"{v:.0f}" for k, v in seen.items()}
+    what = "resident memory" if "rss" in kind else "open file descriptors"
+    print(f'{what}, {side}: early {shown["early"]}, late {shown["late"]}, at most {shown["most"]}, after the load {shown["after"]}')
 print(f'{edits} policy edits, SVIDs issued {summary["svids_issued"]}, ends: {"; ".join(summary["close_reasons"])}')
 for fault in faults:
     print(f"FAULT {fault}")

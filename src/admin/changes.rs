@@ -10,7 +10,9 @@ pub(super) fn rotate(state: &State, request: &Request<Bytes>) -> Answer {
     let id = query(request, "id").and_then(|id| id.parse().ok());
     match id.map(|id| state.node.svids.rotate_now(&id)) {
         Some(true) => text(StatusCode::OK, "renewing\n"),
-        Some(false) => text(StatusCode::NOT_FOUND, "not an identity of this node\n"),
+        Some(false) => {
+            text(StatusCode::NOT_FOUND, "this id is not an identity of this node; see /certs\n")
+        }
         None => text(StatusCode::BAD_REQUEST, "?id= must be a SPIFFE ID\n"),
     }
 }
@@ -22,7 +24,9 @@ pub(super) fn refresh(state: &State, request: &Request<Bytes>) -> Answer {
     let trust_domain = query(request, "trustDomain").and_then(|td| td.parse().ok());
     match trust_domain.map(|td| federation.refresh_now(&td)) {
         Some(true) => text(StatusCode::OK, "asking\n"),
-        Some(false) => text(StatusCode::NOT_FOUND, "the mesh file has no such trust domain\n"),
+        Some(false) => {
+            text(StatusCode::NOT_FOUND, "the mesh file has no such trust domain; see /federation\n")
+        }
         None => text(StatusCode::BAD_REQUEST, "?trustDomain= must be a trust domain\n"),
     }
 }
@@ -55,10 +59,10 @@ pub(super) fn logging(state: &State, request: &Request<Bytes>) -> Answer {
 }
 
 const LOGGING_HELP: &str = "\
-  POST /logging                               the log filter in force\n\
-  POST /logging?level=LEVEL                   add to it: off, error, warn, info, debug, trace\n\
-  POST /logging?level=PART=LEVEL,PART:LEVEL   of parts of the program, such as access=debug\n\
-  POST /logging?level=LEVEL&reset             restore the default first\n";
+  POST /logging                               show the log filter in use\n\
+  POST /logging?level=LEVEL                   set the level: off, error, warn, info, debug, trace\n\
+  POST /logging?level=PART=LEVEL,PART:LEVEL   set it for parts of the program, such as access=debug\n\
+  POST /logging?level=LEVEL&reset             go back to the default first\n";
 
 /// Ends the process as SIGTERM does.
 pub(super) fn quit(state: &State) -> Answer {

@@ -89,11 +89,14 @@ pub async fn serve(
         let listener = match EndpointListener::open(&addr, listeners).await {
             Ok(listener) => listener,
             Err(error) if n > 0 && endpoint == Endpoint::Admin => {
-                tracing::info!(%addr, %error, "the admin endpoint is not on this address");
+                tracing::info!(%addr, %error, "the admin endpoint does not listen on this address");
                 continue;
             }
             Err(e) => {
-                return Err(io::Error::new(e.kind(), format!("{name} endpoint on {addr}: {e}")));
+                return Err(io::Error::new(
+                    e.kind(),
+                    format!("cannot listen on {addr} for the {name} endpoint: {e}"),
+                ));
             }
         };
         let readers = match endpoint {

@@ -81,13 +81,13 @@ const INDEX: &str = "adit admin\n\
   POST /federation/refresh?trustDomain=TD  ask for one now\n";
 const INDEX_OF_AMBIENT: &str = "adit admin\n\
   GET  /config_dump           mesh, policies, SVIDs and pods in use; istioctl ztunnel-config reads it\n\
-  POST /quitquitquit          drain, and end\n";
+  POST /quitquitquit          drain, then exit\n";
 const INDEX_OF_BOTH: &str = "GET  /connections           open connections\n\
-  GET  /events                events of connections from now on, as JSON lines\n\
+  GET  /events                connection events from now on, as JSON lines\n\
   GET  /certs                 own SVIDs: source, expiry, next attempt, last error; outage budget\n\
   POST /certs/rotate?id=ID    renew one SVID now\n\
-  GET  /logging               the log filter in force\n\
-  POST /logging?level=FILTER  add to it, in RUST_LOG's language; &reset restores it first\n\
+  GET  /logging               the log filter in use\n\
+  POST /logging?level=FILTER  change it, in the syntax of RUST_LOG; &reset goes back to the default first\n\
   GET  /debug/pprof/profile?seconds=N&frequency=N  where CPU time goes, for pprof\n";
 
 /// The mesh may be large, and the control thread has other things to do: what is shown is the view of
@@ -97,7 +97,10 @@ async fn dump(state: &Arc<State>) -> Answer {
     let of = Arc::clone(state);
     let written = blocking(move || json(StatusCode::OK, &of.dump())).await;
     written.unwrap_or_else(|error| {
-        text(StatusCode::INTERNAL_SERVER_ERROR, format!("the dump cannot be written: {error}\n"))
+        text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("the dump cannot be written as JSON: {error}\n"),
+        )
     })
 }
 

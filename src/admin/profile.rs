@@ -31,7 +31,7 @@ pub(super) fn cpu(request: &Request<Bytes>) -> Answer {
         match blocking(move || profile.finish()).await {
             Ok(Ok(profile)) => Bytes::from(profile),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "no CPU profile");
+                tracing::warn!(%error, "CPU profile failed");
                 Bytes::new()
             }
             Err(_) => Bytes::new(),
@@ -42,7 +42,7 @@ pub(super) fn cpu(request: &Request<Bytes>) -> Answer {
 
 /// There is none: the allocator keeps no profile.
 pub(super) fn heap() -> Answer {
-    let why = "no heap profile: the allocator of this build keeps none\n";
+    let why = "no heap profile: the memory allocator of this build does not record one\n";
     text(StatusCode::INTERNAL_SERVER_ERROR, why)
 }
 

@@ -18,7 +18,7 @@ pub(super) fn announce(environment: &Environment) -> anyhow::Result<Logging> {
         .map_err(|e| anyhow::anyhow!("RUST_LOG: {e}"))?;
     tracing::info!("version: {}", BuildInfo::with_istio(environment.istio_version.as_deref()));
     let limit = crate::sys::process::usage().max_fds;
-    tracing::info!(limit, "descriptors that may be open");
+    tracing::info!(limit, "limit of open file descriptors");
     tracing::info!("running with config: {}", settings(environment));
     for warning in &environment.warnings {
         tracing::warn!("{warning}");

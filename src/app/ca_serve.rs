@@ -88,7 +88,7 @@ async fn serve(file: WatchedFile, config: CaServerConfig) -> anyhow::Result<()> 
         tracing::info!(address = %listener.local_addr()?, "serving metrics");
         tasks.spawn(METRICS.run(listener, Arc::new(Pages(metrics)), tasks.clone()));
     }
-    tracing::info!(target: "ca", address = %at, %trust_domain, "serving");
+    tracing::info!(target: "ca", address = %at, %trust_domain, "serving the CA");
     let status = format!("issuing SVIDs of {trust_domain} on {at}");
     frame.run(Authority { file, config, server: running, pods, status, tasks }).await.map(drop)
 }

@@ -4,8 +4,10 @@ mod access_files;
 pub mod ambient;
 mod announce;
 mod begun;
+#[cfg(feature = "bench")]
 pub mod bench;
 mod ca_serve;
+#[cfg(feature = "demo")]
 mod demo;
 mod frame;
 mod memory_trimmer;
@@ -21,6 +23,7 @@ mod workers;
 mod workload_api;
 
 pub use ca_serve::ca_serve;
+#[cfg(feature = "demo")]
 pub use demo::{DEMO_CHECKS, DemoEvent, demo};
 pub use opened::{opened_mesh, opened_services};
 pub use run::{RunError, run};

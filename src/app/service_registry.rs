@@ -291,7 +291,8 @@ impl ServiceRegistry {
         for name in std::mem::take(&mut self.sockets).unused() {
             tracing::warn!(
                 socket = name,
-                "no service listens on this socket of systemd or of the previous process; closed"
+                "socket closed: systemd or the previous process passed it, and no service listens \
+                 on it"
             );
         }
     }

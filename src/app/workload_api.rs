@@ -32,7 +32,7 @@ impl Served {
         };
         let (svids, listeners) = (Arc::clone(&node.svids), &node.listeners);
         let api = WorkloadApi::open(socket, *mode, svids, trust_domain.clone(), listeners)?;
-        tracing::info!(socket = %shown(socket), "Workload API served");
+        tracing::info!(socket = %shown(socket), "serving the Workload API");
         let registrar = Some(api.registrar());
         accepting.spawn(api.serve(tasks.child()));
         Ok(Self { config, registrar })

@@ -132,10 +132,10 @@ fn uri(uri: &str) -> Result<SanType, DevCertificatesError> {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum DevCertificatesError {
     /// A name that a certificate cannot have.
-    #[error("{0:?} cannot be a name in a certificate: a client's is of a-z A-Z 0-9 . - _")]
+    #[error("{0:?} cannot be a name in a certificate: a client's name has only a-z A-Z 0-9 . - _")]
     Name(String),
     /// Two certificates of one name.
-    #[error("{0:?} is the name of another certificate here; give each client one of its own")]
+    #[error("{0:?} is already the name of another certificate here; give each client its own name")]
     Taken(String),
     /// The end of the lifetime is beyond all calendars.
     #[error("certificates cannot be valid for that long")]

@@ -236,7 +236,7 @@ impl EmbeddedCa {
 
     fn check_is_ours(&self, id: &SpiffeId) -> Result<(), CaError> {
         let why = match (*id.trust_domain() == self.trust_domain, id.path().is_empty()) {
-            (false, _) => "it is of another trust domain",
+            (false, _) => "it belongs to another trust domain",
             (true, true) => "it has no path and so names the trust domain itself",
             (true, false) => return Ok(()),
         };
@@ -307,7 +307,7 @@ impl EmbeddedCa {
                 if now != said && !now.is_empty() {
                     tracing::warn!(
                         error = now,
-                        "the CA's directory cannot be reloaded; keeping what was read before"
+                        "the CA's directory was rejected; keeping the previous state"
                     );
                 }
                 said = now;

@@ -227,8 +227,7 @@ fn show(found: &Overview, json: bool) {
     say!("{} revoked", counted(found.revoked, "serial number"));
 }
 
-/// A new authority is trusted before it signs, and an old one has stopped signing before it is no
-/// longer trusted.
+/// A new authority is trusted before it signs, and an old one stops signing before trust in it ends.
 fn rotate(
     ca: &CaDirectory,
     kind: AuthorityKind,

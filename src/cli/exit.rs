@@ -29,6 +29,6 @@ pub(super) const MEANINGS: [(&str, &str); 4] = [
 
 /// Those of `adit server` and `adit client`.
 pub(super) const AS_GHOSTUNNEL: [(&str, &str); 2] = [
-    ("0", "It ended in order, after SIGTERM or a shutdown that was asked for."),
+    ("0", "It ended in order, after SIGTERM or a requested shutdown."),
     ("1", "It failed, or the command line is wrong (as ghostunnel)."),
 ];

@@ -3,7 +3,7 @@
 use clap::{Args, builder::PossibleValuesParser};
 
 use super::{OK, output, output::say};
-use crate::guide;
+use crate::guide::{self, Guide};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -20,7 +20,7 @@ pub(super) fn run(args: &GuideArgs) -> u8 {
         None => guide::ALL.iter().for_each(|guide| say!("{:<14} {}", guide.name, guide.about)),
         Some(name) => {
             let guide = guide::ALL.iter().find(|guide| guide.name == name);
-            output::text(guide.map_or("", |guide| guide.text));
+            output::text(&guide.map(Guide::on_screen).unwrap_or_default());
         }
     }
     OK

@@ -1,11 +1,13 @@
 //! Subcommands, their help and exit codes.
 
+#[cfg(feature = "bench")]
 mod bench;
 mod ca;
 mod ca_serve;
 mod cert;
 mod check;
 mod completions;
+#[cfg(feature = "demo")]
 mod demo;
 mod exit;
 mod findings;
@@ -32,7 +34,7 @@ use self::output::{complain, say};
 use crate::{
     identity::{without_keys, without_lines_of_keys},
     net::Address,
-    observe::BuildInfo,
+    observe::{BuildInfo, Feature},
 };
 
 /// A transparent mTLS proxy: SPIFFE identity for every pod, HBONE on the wire
@@ -86,6 +88,7 @@ enum Command {
     /// Read a guide
     Guide(guide::GuideArgs),
     /// Measure a proxy: generate load, and serve the other end of it
+    #[cfg(feature = "bench")]
     Bench(bench::BenchArgs),
     /// Fetch, watch and validate SVIDs; check SVIDs of any issuer
     Svid(svid::SvidArgs),
@@ -96,6 +99,7 @@ enum Command {
     /// Make throw-away certificates
     Cert(cert::CertArgs),
     /// Show adit at work here: two nodes, four pods, real traffic
+    #[cfg(feature = "demo")]
     Demo(demo::DemoArgs),
     /// Write a commented configuration file that runs
     Init(init::InitArgs),
@@ -143,6 +147,13 @@ fn done() -> u8 {
 /// The command line, or the exit code of one that was answered already.
 fn parsed(args: Vec<OsString>) -> Result<Cli, u8> {
     let args = help::help_last(standalone::reordered(args), &Cli::command());
+    let missing = args.get(1).and_then(|command| command.to_str()).filter(|command| {
+        !command.starts_with('-') && Cli::command().find_subcommand(command).is_none()
+    });
+    if let Some(missing) = missing.and_then(not_built) {
+        complain!("adit {missing}");
+        return Err(USAGE);
+    }
     let as_ghostunnel = args.get(1).is_some_and(|a| a == "server" || a == "client");
     let mut command = help::arranged(Cli::command(), help::Extent::asked(&args));
     let matches = command.try_get_matches_from_mut(args);
@@ -180,7 +191,9 @@ fn act(command: Command) -> u8 {
         Command::Check(args) => check::run(&args),
         Command::Ca(args) => ca::run(&args),
         Command::Redirect(args) => redirect::run(&args),
+        #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args),
+        #[cfg(feature = "bench")]
         Command::Bench(args) => bench::run(args),
         Command::Server(args) => standalone::serve(args.plan()),
         Command::Client(args) => standalone::serve(args.plan()),
@@ -203,6 +216,13 @@ fn act(command: Command) -> u8 {
             OK
         }
     }
+}
+
+/// Why this build does not know a subcommand that others have.
+fn not_built(command: &str) -> Option<String> {
+    let of_name = |feature: &Feature| feature.name() == command;
+    let feature = [Feature::Bench, Feature::Demo].into_iter().find(of_name)?;
+    feature.require().err().map(|missing| format!("{command}: {missing}"))
 }
 
 fn run(config: &std::path::Path, takeover: Option<&std::path::Path>) -> u8 {

@@ -12,8 +12,8 @@ use crate::{
 /// The names under which the program is the node's proxy without any argument.
 const NODE_PROXY: &str = "ztunnel";
 
-/// The arguments of an ambient node, if that is what was asked for: `proxy` and a word that is no
-/// option, or nothing but `proxy`, or nothing at all, where the program is called `ztunnel`.
+/// The arguments of an ambient node, if that is what was asked for: `proxy` and a word that is not
+/// an option, or nothing but `proxy`, or nothing at all, where the program is called `ztunnel`.
 pub(super) fn asked(args: &[OsString]) -> Option<Vec<String>> {
     let program = args.first().map(std::path::Path::new).and_then(|path| path.file_name());
     let words: Vec<String> =

@@ -39,7 +39,7 @@ pub(super) fn read_from(from: impl Read, path: &Path, max: u64) -> Result<String
     if bytes.len() as u64 > max {
         return Err(too_large(bytes.len() as u64));
     }
-    let utf8 = |e: std::string::FromUtf8Error| std::io::Error::other(format!("no UTF-8: {e}"));
+    let utf8 = |e: std::string::FromUtf8Error| std::io::Error::other(format!("not UTF-8: {e}"));
     String::from_utf8(bytes).map_err(|e| failed(utf8(e)))
 }
 

@@ -15,7 +15,7 @@ pub(super) fn read(item: &Item<'_>) -> Option<BrokerConfig> {
     let provider_id = section.require("providerId").and_then(|item| {
         let id = item.parse::<crate::identity::SpiffeId>("spiffe://cluster.local/spire/agent")?;
         if id.path().is_empty() {
-            item.fault(format!("{id} is a trust domain: expected the SPIFFE ID of the provider"));
+            item.fault(format!("{id} is a trust domain; expected the SPIFFE ID of the provider"));
             return None;
         }
         Some(id)
@@ -81,7 +81,7 @@ mod tests {
             (
                 &remote,
                 by_pid,
-                "uid is missing in default/a: ca.broker asks for a pod by its UID, as",
+                "uid is missing in default/a: ca.broker asks for a pod by its UID, because",
             ),
             (GOOD, &twice, "default/a and default/b both have uid"),
         ] {
@@ -91,7 +91,7 @@ mod tests {
         let entry = "{ id: /backup, selectors: { uid: 0 } }";
         let api = format!("]\nworkloadApi: {{ socket: /s, entries: [{entry}] }}\nservices: [");
         let warned = read(GOOD, &api).unwrap().warnings;
-        assert!(warned[0].to_string().contains("to pods only"), "{warned:?}");
+        assert!(warned[0].to_string().contains("only to pods"), "{warned:?}");
         let other = "{ name: a, addresses: [10.0.0.1], protocol: tcp }";
         assert!(read(GOOD, other).is_ok(), "not carried");
     }

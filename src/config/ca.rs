@@ -44,7 +44,7 @@ pub(super) fn read(item: &Item<'_>) -> Option<CaConfig> {
             return None;
         }
         (None, _) => {
-            ca.of.lacks(format!("a source is missing: one of {}", SOURCES.join(", ")));
+            ca.of.lacks(format!("a source is missing: set one of {}", SOURCES.join(", ")));
             return None;
         }
     };

@@ -228,13 +228,15 @@ fn attestors(item: &Item<'_>) -> (Attestors, Accounts, Option<PathBuf>) {
         }
         pods = section.get("pods").and_then(|p| Some(p.text()?.into()));
         if pods.is_none() && !accounts.is_empty() {
-            item.fault("pods is missing: trustedNodeAccounts may ask for pods of their node only");
+            item.fault(
+                "pods is missing: it says which pods trustedNodeAccounts may request SVIDs for",
+            );
         }
     }
     if let Some(item) = map.get("joinTokens").filter(|_| !svid) {
         item.fault(
-            "svid is missing: a host that joins renews its SVID and hears of bans by showing that \
-             SVID, so beside joinTokens stands svid: true",
+            "svid is missing: a host that joined shows its SVID to renew it and to receive bans, \
+             so set `svid: true` beside joinTokens",
         );
     }
     if kubernetes.is_none() && join.is_none() && !svid {
@@ -336,8 +338,8 @@ attestors:
             ("[sys/adit]", "[adit]", "NAMESPACE/SERVICEACCOUNT"),
             (", pods: /pods", "", "pods is missing"),
             ("svid: true", "svid: yes", "must be true or false"),
-            ("\n  svid: true", "", "beside joinTokens stands svid: true"),
-            ("svid: true", "svid: false", "beside joinTokens stands svid: true"),
+            ("\n  svid: true", "", "set `svid: true` beside joinTokens"),
+            ("svid: true", "svid: false", "set `svid: true` beside joinTokens"),
         ] {
             let text = GOOD.replace(was, is);
             assert_ne!(text, GOOD, "{was}");

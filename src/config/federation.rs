@@ -99,11 +99,11 @@ fn endpoint_of(item: &Item<'_>) -> Option<BundleFrom> {
     };
     let profile = match kind {
         EndpointProfile::Web => {
-            none_of(&["endpointId", "bundle"], "is for profile https_spiffe");
+            none_of(&["endpointId", "bundle"], "is only for profile https_spiffe");
             Profile::Web { roots: path(&map, "roots") }
         }
         EndpointProfile::Spiffe => {
-            none_of(&["roots"], "is for profile https_web");
+            none_of(&["roots"], "is only for profile https_web");
             let endpoint_id = id(&map.require("endpointId")?)?;
             Profile::Spiffe { endpoint_id, bundle: path(&map, "bundle") }
         }
@@ -135,8 +135,8 @@ fn check_chain(own: &TrustDomain, relations: &[(Relation, &Item<'_>)]) {
         };
         if shown != own && !relations.iter().any(known) {
             item.fault(format!(
-                "bundle is missing: the endpoint's SVID is of {shown}, whose bundle is needed for \
-                 the first visit"
+                "bundle is missing: the endpoint shows an SVID of {shown}, so adit needs that \
+                 trust domain's bundle for the first fetch"
             ));
         }
     }
@@ -148,7 +148,7 @@ fn serve(item: &Item<'_>, own: &TrustDomain) -> ServeConfig {
         (None, Some(_)) => {
             for key in ["profile", "path", "id", "certificate", "privateKey"] {
                 if let Some(item) = map.get(key) {
-                    item.fault("is for the bundle endpoint, which needs listen");
+                    item.fault("is only for the bundle endpoint, which needs `listen`");
                 }
             }
             None
@@ -164,25 +164,25 @@ fn bundle_endpoint(map: &Map<'_>, own: &TrustDomain) -> Option<BundleEndpoint> {
     let proof = match kind {
         EndpointProfile::Web => {
             if let Some(item) = map.get("id") {
-                item.fault("is for profile https_spiffe");
+                item.fault("is only for profile https_spiffe");
             }
             Proof::Web(key_pair(map)?)
         }
         EndpointProfile::Spiffe => {
             for item in ["certificate", "privateKey"].iter().filter_map(|key| map.get(key)) {
-                item.fault("is for profile https_web");
+                item.fault("is only for profile https_web");
             }
             let usual = || format!("spiffe://{own}/adit/bundle-endpoint").parse().ok();
             let id = map.get("id").map_or_else(usual, |item| id(&item))?;
             if let Some(item) = map.get("id").filter(|_| id.trust_domain() != own) {
-                item.fault(format!("is not of {own}, so adit cannot get such an SVID"));
+                item.fault(format!("is not in {own}, so adit cannot get an SVID for it"));
             }
             Proof::Spiffe(id)
         }
     };
     let path = map.get("path").map_or(Some("/".into()), |p| p.text())?;
     if !path.starts_with('/') || path.contains(['?', '#']) {
-        map.get("path")?.fault("must begin with / and have no query");
+        map.get("path")?.fault("must begin with / and must not have a query");
     }
     Some(BundleEndpoint { listen: listen?, path, proof })
 }

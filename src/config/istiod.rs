@@ -22,7 +22,7 @@ pub(super) fn read(item: &Item<'_>) -> Option<IstiodConfig> {
         let uri = text.parse().map_err(|e| format!("is not a valid URL: {e}"));
         let server = uri.and_then(|uri: http::Uri| match uri.path() {
             "" | "/" => Server::of(&uri, name.as_deref(), PORT),
-            path => Err(format!("has a path, {path}")),
+            path => Err(format!("must not have a path, such as {path}")),
         });
         match server {
             Ok(server) => Some((text, server)),
@@ -81,7 +81,7 @@ mod tests {
             ("address: 'https://a', roots: /r", "token is missing"),
             ("address: 'https://a', token: /t", "roots is missing"),
             ("address: 'http://a:1', token: /t, roots: /r", "must begin with https://"),
-            ("address: 'https://a/b', token: /t, roots: /r", "has a path"),
+            ("address: 'https://a/b', token: /t, roots: /r", "must not have a path"),
             (
                 "address: 'https://a', token: /t, roots: /r, serverName: 'a b'",
                 "is not a valid name",

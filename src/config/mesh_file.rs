@@ -176,7 +176,7 @@ fn read(root: &Item<'_>, file: &Arc<str>) -> Option<Checked> {
         check_references(&top, node.as_deref(), broker, &workloads);
         let entries = workload_api.as_ref().is_some_and(|api| !api.entries.is_empty());
         if let Some(item) = top.get("workloadApi").filter(|_| entries) {
-            item.warn("ca.broker gives SVIDs to pods only: these entries get none");
+            item.warn("ca.broker gives SVIDs only to pods, so these entries get none");
         }
     }
     let federated = &federation.trust_domains;

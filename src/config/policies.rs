@@ -91,7 +91,7 @@ fn read(item: &Item<'_>, file: &Arc<str>) -> Option<Policy> {
     for key in ["targetRef", "targetRefs", "provider"] {
         if let Some(item) = spec.get(key) {
             item.fault(
-                "is for waypoints and extension providers; select workloads with \
+                "is only for waypoints and extension providers; select workloads with \
                  selector.matchLabels",
             );
         }
@@ -144,7 +144,7 @@ fn source(item: &Item<'_>, namespace: &str) -> Option<Match> {
         ..Match::default()
     };
     if map.is_empty() {
-        source.fault("an empty source matches nobody; omit `from` to match everybody");
+        source.fault("an empty source matches no caller; omit `from` to match every caller");
     }
     Some(read)
 }
@@ -155,7 +155,7 @@ fn operation(item: &Item<'_>) -> Option<Match> {
     refuse_l7(&map, &OPERATION[2..]);
     let destination_ports = field(&map, "ports", "notPorts", port);
     if map.is_empty() {
-        operation.fault("an empty operation matches nothing; omit `to` to match every port");
+        operation.fault("an empty operation matches no port; omit `to` to match every port");
     }
     Some(Match { destination_ports, ..Match::default() })
 }

@@ -219,7 +219,7 @@ impl<'a> Item<'a> {
     /// Any mapping of texts, such as labels.
     pub(super) fn texts(&self) -> Vec<(String, String)> {
         let YamlData::Mapping(mapping) = &self.yaml.data else {
-            self.fault("expected a mapping of texts");
+            self.fault("expected a mapping of strings");
             return Vec::new();
         };
         mapping
@@ -227,7 +227,7 @@ impl<'a> Item<'a> {
             .filter_map(|(key, value)| {
                 let Some(name) = key.data.as_str().map(ToOwned::to_owned) else {
                     let at = Item { yaml: key, path: self.path.clone(), notes: self.notes };
-                    at.fault("a key must be a text; put it in quotes");
+                    at.fault("a key must be a string; put it in quotes");
                     return None;
                 };
                 let path = format!("{}.{}", self.path, without(&name, &name));
@@ -255,7 +255,7 @@ impl<'a> Item<'a> {
             _ => String::new(),
         };
         if text.is_empty() {
-            self.fault("expected a text that is not empty");
+            self.fault("expected a string that is not empty");
             return None;
         }
         Some(text)

@@ -47,10 +47,10 @@ impl FromStr for AdminAddress {
                 text.parse().map(Self::Tcp).map_err(|e: std::net::AddrParseError| e.to_string())
             }
             Some(path) if !path.starts_with('/') || path.contains('\0') => {
-                Err("after unix: comes an absolute path".into())
+                Err("unix: must be followed by an absolute path".into())
             }
             Some(path) if path.len() > LONGEST_PATH => {
-                Err(format!("the path of a Unix socket has {LONGEST_PATH} bytes at most"))
+                Err(format!("the path of a Unix socket must have at most {LONGEST_PATH} bytes"))
             }
             Some(path) => Ok(Self::Unix(path.into())),
         }

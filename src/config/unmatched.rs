@@ -18,10 +18,11 @@ pub fn policies_that_never_match(path: &Path, port: Option<u16>) -> Vec<String> 
     for policy in super::standalone::read_policies(path).unwrap_or_default() {
         let named = format!("{}: policy {}", shown(path), policy.key());
         if policy.rules.is_empty() {
-            found.push(format!("{named} has no rules: it matches nobody"));
+            found.push(format!("{named} has no rules, so it matches no caller"));
         }
         if matches!(policy.scope, Scope::Selector { .. }) {
-            found.push(format!("{named} has a selector, which selects nothing here: it applies"));
+            found
+                .push(format!("{named} has a selector, which is ignored here: the policy applies"));
         }
         let Some(port) = port else { continue };
         let elsewhere = |m: &Match| {
@@ -34,8 +35,8 @@ pub fn policies_that_never_match(path: &Path, port: Option<u16>) -> Vec<String> 
         let mut rules = policy.rule_names().zip(&policy.rules);
         if let Some((name, _)) = rules.find(|(_, rule)| never(rule)) {
             found.push(format!(
-                "{}: policy {name} is about other ports than {port}, at which the service \
-                 listens: it never matches",
+                "{}: policy {name} never matches: it names other ports than {port}, on which the \
+                 service listens",
                 shown(path)
             ));
         }
@@ -62,7 +63,9 @@ impl KnownPrincipals<'_> {
         }
         found
             .into_iter()
-            .map(|named| format!("policy {} names {named}, which no workload is", policy.key()))
+            .map(|named| {
+                format!("policy {} names {named}, which matches no workload", policy.key())
+            })
             .collect()
     }
 

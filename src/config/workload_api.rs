@@ -72,7 +72,7 @@ fn identity(item: &Item<'_>, domain: &TrustDomain) -> Option<SpiffeId> {
     let uri = if text.starts_with('/') { format!("spiffe://{domain}{text}") } else { text };
     match uri.parse::<SpiffeId>() {
         Ok(id) if id.trust_domain() != domain => {
-            item.fault(format!("{id} is of another trust domain than {domain}"));
+            item.fault(format!("{id} is not in the trust domain {domain}"));
         }
         Ok(id) if id.path().is_empty() => {
             item.fault(format!("{id} names the trust domain itself; add a path"));
@@ -109,8 +109,8 @@ fn selectors(item: &Item<'_>, workloads: &[Workload]) -> Option<Selectors> {
     });
     if path.is_some() && map.get("uid").is_none() && map.get("gid").is_none() {
         item.fault(
-            "path alone proves nothing, as every user who may run the program matches; \
-             add uid or gid",
+            "path alone is not enough: every user who may run the program would match; add uid or \
+             gid",
         );
         return None;
     }
@@ -163,7 +163,7 @@ mod tests {
             ),
             (
                 "{ socket: /s, entries: [{ id: \"spiffe://other/a\", selectors: { uid: 1 } }] }",
-                "another trust domain",
+                "is not in the trust domain td",
             ),
             ("{ socket: /s, entries: [{ id: /a, selectors: { uid: -1 } }] }", "uid"),
             ("{ socket: /s, entries: [{ id: /a, selectors: { user: 1 } }] }", "unknown key"),
@@ -173,7 +173,7 @@ mod tests {
             ),
             (
                 "{ socket: /s, entries: [{ id: /a, selectors: { path: /bin/b } }] }",
-                "entries[0].selectors: path alone proves nothing",
+                "entries[0].selectors: path alone is not enough",
             ),
             (
                 "{ socket: /s, entries: [{ id: /a, selectors: { path: /bin/b, podUid: x } }] }",

@@ -63,7 +63,7 @@ fn header(token: &str, named: &str) -> Result<MetadataValue<Ascii>, String> {
     let header = Zeroizing::new(format!("Bearer {token}"));
     let mut value: MetadataValue<Ascii> = header
         .parse()
-        .map_err(|_| format!("{named} has more than one line, or what is not ASCII"))?;
+        .map_err(|_| format!("{named} has more than one line, or characters that are not ASCII"))?;
     value.set_sensitive(true);
     Ok(value)
 }

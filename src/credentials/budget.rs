@@ -34,7 +34,9 @@ impl OutageBudget {
                 let had = match svid {
                     None if has_had => "the last was withdrawn",
                     None => "none yet",
-                    Some(svid) if svid.from > now => "the last is not valid yet by our clock",
+                    Some(svid) if svid.from > now => {
+                        "by this machine's clock the last is not valid yet"
+                    }
                     Some(_) => "the last has expired",
                 };
                 let error = error.map(|error| format!("; {error}")).unwrap_or_default();
@@ -91,6 +93,10 @@ mod tests {
         let early = Validity { from: at(1001), until: at(4600) };
         let early = OutageBudget::of([(id("a"), true, Some(early), None)].into_iter(), at(1000));
         assert_eq!(early.seconds, Some(0));
-        assert!(early.without[0].ends_with("not valid yet by our clock"), "{:?}", early.without);
+        assert!(
+            early.without[0].ends_with("clock the last is not valid yet"),
+            "{:?}",
+            early.without
+        );
     }
 }

@@ -17,7 +17,7 @@ use pki_types::CertificateRevocationListDer;
 use tokio::sync::watch::{self, Receiver};
 
 use super::{
-    CarriedAs, Source, SourceError, Urgency, Wanted,
+    AttachedAs, Source, SourceError, Urgency, Wanted,
     file_watch::{ANEW, FileReader, FileWatch},
 };
 use crate::{
@@ -49,7 +49,7 @@ impl WithCrls {
     /// Reads the file at `path` and watches it from now on, in `tasks`. Needs a running runtime.
     #[must_use]
     pub fn follow(source: Arc<dyn Source>, path: PathBuf, tasks: &Tasks) -> Self {
-        let parts = Parts { lists: Err("it was not read yet".to_owned()), with: None };
+        let parts = Parts { lists: Err("it has not been read yet".to_owned()), with: None };
         let (parts, bundles) = (Mutex::new(parts), watch::Sender::new(Arc::default()));
         let combined = Arc::new(Combined { path, source: source.bundles(), parts, bundles });
         combined.combine();
@@ -93,7 +93,7 @@ impl Combined {
         let now = match &parts.lists {
             Ok(lists) => source.iter().map(|bundle| with(bundle, lists)).collect(),
             Err(why) => BundleSet::withheld(&format!(
-                "the CRLs of {} are not known: {why}",
+                "the CRLs of {} cannot be read: {why}",
                 shown(&self.path)
             )),
         };
@@ -115,7 +115,7 @@ impl Combined {
         let found = key_files::crls_if_any(&self.path)?;
         let in_force = self.lock().lists.as_ref().map_or(0, Vec::len);
         if found.is_empty() && in_force > 0 {
-            let why = "is empty; to revoke nobody any more, write a CRL without entries";
+            let why = "is empty; to revoke no certificate any longer, write a CRL without entries";
             return Err(at(&self.path, why));
         }
         Ok(found)
@@ -182,7 +182,7 @@ fn refused(error: &str, kept: bool) {
         true => tracing::warn!(target: "svid", error, "CRLs rejected; keeping the previous ones"),
         false => tracing::warn!(
             target: "svid", error,
-            "CRLs cannot be read: no peer is believed until they can, or CRL_PATH is not set"
+            "CRLs cannot be read: no peer is trusted until they can be read, or CRL_PATH is unset"
         ),
     }
 }
@@ -214,7 +214,7 @@ impl Source for WithCrls {
         self.source.urge(uid);
     }
 
-    fn carries(&self, pods: &[CarriedAs]) {
+    fn carries(&self, pods: &[AttachedAs]) {
         self.source.carries(pods);
     }
 

@@ -84,7 +84,7 @@ pub(crate) fn read_small(path: &Path) -> io::Result<Vec<u8>> {
         .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut all))
         .map_err(say)?;
     if all.len() as u64 > MAX_FILE {
-        let large = io::Error::new(io::ErrorKind::InvalidData, "has more than 1 MiB");
+        let large = io::Error::new(io::ErrorKind::InvalidData, "is larger than 1 MiB");
         return Err(say(large));
     }
     Ok(all)

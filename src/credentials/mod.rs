@@ -35,6 +35,6 @@ pub use crl_file::{CrlFileStatus, WithCrls};
 pub use dial::{Roots, Server};
 pub use files::{Files, FilesConfig};
 pub use istiod::{Istiod, IstiodConfig};
-pub use source::{CarriedAs, Source, SourceError, Urgency, Wanted};
+pub use source::{AttachedAs, Source, SourceError, Urgency, Wanted};
 pub use svids::{Following, SvidStatus, Svids};
 pub use transport::{ByteStream, Duplex, Transport};

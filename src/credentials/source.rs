@@ -24,7 +24,7 @@ pub struct Wanted {
 
 /// A pod that this node carries, as its platform knows it: what a SPIFFE Broker API is asked with.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct CarriedAs {
+pub struct AttachedAs {
     /// The workload's uid, as in [`Wanted`].
     pub uid: Arc<str>,
     /// The pod's namespace in Kubernetes.
@@ -70,7 +70,7 @@ pub enum SourceError {
         why: String,
     },
     /// It gave something that must not be used.
-    #[error("the answer of {source_name} for {id} is not used: {why}")]
+    #[error("the answer of {source_name} for {id} was rejected: {why}")]
     Unusable {
         /// Which source, with its address.
         source_name: String,
@@ -89,7 +89,7 @@ pub enum SourceError {
     },
     /// An operator banned the identity: nothing that was given for it may be used any more.
     #[error(
-        "{source_name} says that {id} is banned: it is not used until `adit ca unban` lifts that"
+        "{source_name} says that {id} is banned: it is not used until `adit ca unban` lifts the ban"
     )]
     Banned {
         /// Which source, with its address.
@@ -98,7 +98,7 @@ pub enum SourceError {
         id: SpiffeId,
     },
     /// It gives no JWT-SVIDs.
-    #[error("{0} gives no JWT-SVIDs")]
+    #[error("{0} does not issue JWT-SVIDs")]
     NoJwt(&'static str),
     /// Nobody asked for it: the workload is not one of this node.
     #[error("{0} is not a workload of this node")]
@@ -152,7 +152,7 @@ pub trait Source: Send + Sync + 'static {
     fn urge(&self, _uid: &str) {}
 
     /// The pods that this node carries now, all of them; told before the SVID of one is asked for.
-    fn carries(&self, _pods: &[CarriedAs]) {}
+    fn carries(&self, _pods: &[AttachedAs]) {}
 
     /// The workload has left this node: what was kept for it is not needed any more.
     fn forget(&self, _uid: &str) {}

@@ -187,7 +187,7 @@ impl SvidCache {
         let told = |state: &Arc<LatestSet>| !state.svids.is_empty() || state.error.is_some();
         let state = match timeout(FIRST, updates.wait_for(told)).await {
             Ok(Ok(state)) => Arc::clone(&state),
-            _ => return Err(self.unavailable(format!("nothing came in {FIRST:?}"))),
+            _ => return Err(self.unavailable(format!("no answer within {FIRST:?}"))),
         };
         let mut workloads = self.workloads();
         let last = workloads.last_answers.get(&wanted.uid).copied().unwrap_or_default();
@@ -215,7 +215,7 @@ impl SvidCache {
                 return Err(self.error(wanted, error));
             }
             let has: Vec<_> = state.svids.iter().take(8).map(|g| g.svid.id.as_str()).collect();
-            let why = format!("it has {} only", has.join(", "));
+            let why = format!("it has only {}", has.join(", "));
             if self.whole && holds.is_some() {
                 return Err(self.error(wanted, &(Meaning::Withdrawn, why)));
             }
@@ -224,8 +224,8 @@ impl SvidCache {
         let owner = owners.entry(wanted.id.clone()).or_insert_with(|| Arc::clone(&wanted.uid));
         if *owner != wanted.uid {
             let why = format!(
-                "workload {owner} has its key already, and a key serves one pod only; give each \
-                 pod a service account of its own, or use a source that issues (embedded, istiod)"
+                "workload {owner} already has this key, but each pod needs its own key; give each \
+                 pod its own service account, or use a source that issues SVIDs (embedded, istiod)"
             );
             return Err(self.refused(wanted, why));
         }
@@ -244,7 +244,7 @@ impl SvidCache {
                 SourceError::Withdrawn { source_name: self.name.clone(), why: why.clone() }
             }
             Some((_, why)) => self.unavailable(why.clone()),
-            None => self.unavailable("nothing came yet".to_owned()),
+            None => self.unavailable("no answer yet".to_owned()),
         })
     }
 

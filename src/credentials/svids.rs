@@ -25,7 +25,7 @@ pub use follow::Following;
 use renewal::Renewal;
 use state::{SvidState, validity};
 
-use super::{CarriedAs, OutageBudget, Source, SourceError, Wanted};
+use super::{AttachedAs, OutageBudget, Source, SourceError, Wanted};
 use crate::{
     identity::{BundleSet, Purpose, SpiffeId, SvidError, X509Svid, verify_svid},
     lifecycle::{Tasks, watch_clock},
@@ -148,14 +148,14 @@ impl Svids {
             let Some(svid) = entry.held.borrow().valid().cloned() else { continue };
             let judged = verify_svid(&svid.chain, bundles, UnixTime::now(), Purpose::Server);
             if let Err(error @ (SvidError::Revoked { .. } | SvidError::Untrusted(_))) = judged {
-                tracing::warn!(target: "svid", identity = %entry.id, %error, "renewing at once");
+                tracing::warn!(target: "svid", identity = %entry.id, %error, "renewing now");
                 entry.renew_now.notify_one();
             }
         }
     }
 
     /// The pods that this node carries now, all of them, for a source that must know.
-    pub fn carries(&self, pods: &[CarriedAs]) {
+    pub fn carries(&self, pods: &[AttachedAs]) {
         self.source.carries(pods);
     }
 

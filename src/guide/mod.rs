@@ -1,5 +1,9 @@
 //! The guides, as Markdown: shown here, on any forge, and by `adit guide NAME`.
 
+mod screen;
+#[cfg(test)]
+mod tests;
+
 /// A guide.
 #[derive(Clone, Copy, Debug)]
 pub struct Guide {
@@ -11,9 +15,32 @@ pub struct Guide {
     pub text: &'static str,
 }
 
+impl Guide {
+    /// The text for a terminal of 80 columns.
+    #[must_use]
+    pub fn on_screen(&self) -> String {
+        screen::on_screen(self.text)
+    }
+}
+
+// Guides name each other as `[mesh guide]`, and say at their end which file that is. What stands
+// first counts: in rustdoc these are pages.
+macro_rules! links {
+    () => {
+        "[mesh guide]: crate::guide::mesh\n\
+             [standalone guide]: crate::guide::standalone\n\
+             [identity guide]: crate::guide::identity\n\
+             [observability guide]: crate::guide::observability\n\
+             [security guide]: crate::guide::security\n\
+             [performance guide]: crate::guide::performance\n\
+             [architecture guide]: crate::guide::architecture\n\n"
+    };
+}
+
 macro_rules! guides {
     ($($name:ident $about:literal $file:literal)*) => {
         $(
+            #[doc = links!()]
             #[doc = include_str!($file)]
             pub mod $name {}
         )*

@@ -77,12 +77,12 @@ pub enum CallerRefused {
 #[derive(Clone, Debug, Default)]
 pub struct Callers {
     limits: CallerLimits,
-    books: Arc<Mutex<Books>>,
+    table: Arc<Mutex<CallerTable>>,
     streams: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
-struct Books {
+struct CallerTable {
     cut_off: CutOff<(SpiffeId, IpAddr)>,
     known: HashMap<SpiffeId, KnownCaller>,
     /// Of those that have tunnels on a worker.
@@ -138,7 +138,7 @@ impl Callers {
     /// Nobody has called yet.
     #[must_use]
     pub fn new(limits: CallerLimits) -> Self {
-        Self { limits, books: Arc::default(), streams: Arc::default() }
+        Self { limits, table: Arc::default(), streams: Arc::default() }
     }
 
     /// How many streams are open, of all callers.
@@ -159,11 +159,11 @@ impl Callers {
     ) -> Result<Caller, CallerRefused> {
         let CallerLimits { tunnels, new_tunnels, .. } = self.limits;
         let at = (id.clone(), source(from));
-        let mut books = self.lock();
-        if let Some(left) = books.cut_off.left(&at, now) {
+        let mut table = self.lock();
+        if let Some(left) = table.cut_off.left(&at, now) {
             return Err(CallerRefused::CutOff { left });
         }
-        let (may, has) = books.may_open(id, new_tunnels, now);
+        let (may, has) = table.may_open(id, new_tunnels, now);
         if !may {
             return Err(CallerRefused::TooFast { per_second: new_tunnels });
         }
@@ -171,12 +171,12 @@ impl Callers {
             has.tunnels.fetch_sub(1, Relaxed);
             return Err(CallerRefused::TooMany { tunnels });
         }
-        drop(books);
+        drop(table);
         Ok(Caller { callers: self.clone(), at, has })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, CallerTable> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -193,7 +193,7 @@ impl Caller {
     pub(super) fn stream(&self) -> Result<StreamPlace, &'static str> {
         let CallerLimits { streams, held, .. } = self.callers.limits;
         if self.has.held.load(Relaxed) > held - held / 4 {
-            return Err("this caller has too much in memory for readers that stall");
+            return Err("this caller's stalled readers hold too much memory");
         }
         let of_all = Arc::clone(&self.callers.streams);
         of_all.fetch_add(1, Relaxed);
@@ -208,14 +208,14 @@ impl Caller {
     pub(super) fn share(&self) -> Share {
         let (id, from) = self.at.clone();
         let at = (id, from, std::thread::current().id());
-        let mut books = self.callers.lock();
-        let known = books.readers.entry(at.clone()).or_default();
+        let mut table = self.callers.lock();
+        let known = table.readers.entry(at.clone()).or_default();
         let readers = known.upgrade().unwrap_or_else(|| {
             let fresh = Arc::default();
             *known = Arc::downgrade(&fresh);
             fresh
         });
-        drop(books);
+        drop(table);
         Share {
             has: Arc::clone(&self.has),
             most: self.callers.limits.held,
@@ -300,14 +300,14 @@ impl Drop for Share {
         self.has.held.fetch_sub(self.own, Relaxed);
         self.has.unread.fetch_sub(self.unread, Relaxed);
         self.reader = None;
-        let mut books = self.callers.lock();
-        if books.readers.get(&self.at).is_some_and(|readers| readers.strong_count() == 0) {
-            books.readers.remove(&self.at);
+        let mut table = self.callers.lock();
+        if table.readers.get(&self.at).is_some_and(|readers| readers.strong_count() == 0) {
+            table.readers.remove(&self.at);
         }
     }
 }
 
-impl Books {
+impl CallerTable {
     /// Whether `id` may open a tunnel now, at most `per_second`; and what it has.
     fn may_open(&mut self, id: &SpiffeId, per_second: u32, now: Instant) -> (bool, Arc<Has>) {
         let most = per_second.saturating_mul(BURST);

@@ -96,7 +96,7 @@ impl TunnelClient {
         let addr = self.addr;
         let way = Way::Tunnel(Arc::clone(&slot.0));
         ticket.turn(&way).await;
-        let full = "the tunnel takes no more streams".to_owned();
+        let full = "the tunnel accepts no more streams".to_owned();
         let opened = request.with_fields(|authority, fields| self.begin(authority, fields, first));
         let (id, sent) = opened.ok_or(ConnectError::Http2 { addr, why: full, retry: true })?;
         ticket.sent(way);
@@ -208,7 +208,7 @@ pub(super) async fn drive(
         () = client.proven.ended() => TunnelError::Silent("its peer is no longer trusted".into()),
         over = tunnel.silence() => over,
         () = no_settings => {
-            TunnelError::Silent(format!("no HTTP/2 SETTINGS in {:?}", config.http2))
+            TunnelError::Silent(format!("no HTTP/2 SETTINGS within {:?}", config.http2))
         }
         () = until_unused(&usage, config.idle, &closing) => TunnelError::Closed,
     };

@@ -270,7 +270,7 @@ impl Core {
     }
 
     /// Tells the peer why, as far as the socket takes it without waiting.
-    pub(super) fn last_words(&mut self, over: &TunnelError, tcp: &TcpStream) {
+    pub(super) fn send_goaway(&mut self, over: &TunnelError, tcp: &TcpStream) {
         let told = match over {
             TunnelError::Record(error) => {
                 self.records.sealer.fail(error).map_err(TunnelError::from)

@@ -52,7 +52,7 @@ impl Tunnel {
         let mut core = Core::new(role, limits, session.keys, share)?;
         let mut early = session.early;
         if let Err(over) = core.received(&mut early) {
-            core.last_words(&over, &session.tcp);
+            core.send_goaway(&over, &session.tcp);
             return Err(over);
         }
         Ok(Arc::new(Self { tcp: session.tcp, core: Mutex::new(core) }))
@@ -108,7 +108,7 @@ impl Tunnel {
             let heard = self.core().heard;
             let until = match patience.look(Instant::now(), heard) {
                 Next::GiveUp => {
-                    return TunnelError::Silent(format!("no answer to PING in {ANSWER:?}"));
+                    return TunnelError::Silent(format!("no answer to PING within {ANSWER:?}"));
                 }
                 Next::Wait(until) => until,
                 Next::Ask(until) => {
@@ -164,7 +164,7 @@ impl Tunnel {
         if core.over.is_some() {
             return;
         }
-        core.last_words(&over, &self.tcp);
+        core.send_goaway(&over, &self.tcp);
         core.end(over);
     }
 
@@ -181,7 +181,7 @@ impl Tunnel {
         match moved {
             Ok(()) => Poll::Pending,
             Err(over) => {
-                core.last_words(&over, &self.tcp);
+                core.send_goaway(&over, &self.tcp);
                 core.end(over.clone());
                 Poll::Ready(over)
             }

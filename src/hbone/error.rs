@@ -20,7 +20,7 @@ pub enum ConnectError {
         source: Arc<io::Error>,
     },
     /// TCP took too long.
-    #[error("TCP connect to {addr}: no answer in {within:?}{}", policy_hint(*addr))]
+    #[error("TCP connect to {addr}: no answer within {within:?}{}", policy_hint(*addr))]
     TcpTimeout {
         /// Whom we dialled.
         addr: SocketAddr,
@@ -85,7 +85,8 @@ fn node_hint(port: TunnelPort) -> &'static str {
     match port {
         TunnelPort::Hbone => "",
         TunnelPort::Original => {
-            " (tunnels to applications' ports need ADIT_ORIGINAL_PORT_HBONE=accept at that node)"
+            " (a tunnel to an application's port needs ADIT_ORIGINAL_PORT_HBONE=accept on that \
+             node)"
         }
     }
 }
@@ -106,7 +107,7 @@ impl ConnectError {
     }
 
     pub(super) fn stalled(addr: SocketAddr, what: &str, within: Duration) -> Self {
-        Self::Http2 { addr, why: format!("no {what} in {within:?}"), retry: false }
+        Self::Http2 { addr, why: format!("no {what} within {within:?}"), retry: false }
     }
 
     /// Whether TLS was begun and came to nothing.

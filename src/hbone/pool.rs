@@ -297,7 +297,11 @@ impl Pool {
                     guard.dial.say(DialState::Up(client.clone()));
                     let addr = hop.addr;
                     let release = || {
-                        let over = ConnectError::stalled(addr, "tunnel left", config.idle);
+                        let over = ConnectError::stalled(
+                            addr,
+                            "tunnel no longer used for new connections",
+                            config.idle,
+                        );
                         guard.dial.say(DialState::Failed(over));
                     };
                     drive(client, Arc::clone(&guard.usage), config.clone(), closing, release).await;

@@ -274,7 +274,7 @@ fn is_in_time(peer: &Peer, expiry: PeerExpiry, now: SystemTime) -> Result<(), Te
     if now < peer.end() + grace {
         return Ok(());
     }
-    let why = format!("the SVID of {} expired, more than {grace:?} ago", peer.id);
+    let why = format!("the SVID of {} expired more than {grace:?} ago", peer.id);
     Err(Termination { reason: CloseReason::SvidExpired, why: why.into() })
 }
 

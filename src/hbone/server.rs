@@ -164,7 +164,7 @@ where
         Ok(Ok(())) => {}
         Ok(Err(over)) => return with.ended(&over, 0),
         Err(_) => {
-            let why = format!("no HTTP/2 preface in {:?}", config.http2);
+            let why = format!("no HTTP/2 preface within {:?}", config.http2);
             tunnel.end(TunnelError::Silent(why.clone()));
             return Err(with.broken(why, 0));
         }

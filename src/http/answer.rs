@@ -102,7 +102,10 @@ pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
 pub fn json(status: StatusCode, value: &impl Serialize) -> Answer {
     match serde_json::to_string_pretty(value) {
         Ok(text) => answer(status, "application/json", text + "\n"),
-        Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("no JSON: {e}\n")),
+        Err(e) => text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("the answer cannot be written as JSON: {e}\n"),
+        ),
     }
 }
 

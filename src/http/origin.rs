@@ -53,12 +53,17 @@ pub(super) fn refuse_foreign(
     if uri.host().is_some_and(|host| !named(host))
         || hosts.any(|host| !host.to_str().is_ok_and(|host| says_own(host, reached, further)))
     {
-        let why = "Host is not a name of this machine: use localhost or the address\n";
+        let why = "the Host header is not a name of this machine: use localhost or the address\n";
         return Some(text(StatusCode::FORBIDDEN, why));
     }
     let page = headers.contains_key(header::ORIGIN)
         || headers.get("sec-fetch-site").is_some_and(|site| site != "none");
-    page.then(|| text(StatusCode::FORBIDDEN, "not from a web page\n"))
+    page.then(|| {
+        text(
+            StatusCode::FORBIDDEN,
+            "this request is not allowed from a web page of another origin\n",
+        )
+    })
 }
 
 /// Of a `Host` header: a name or an address, with or without a port.

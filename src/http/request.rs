@@ -35,7 +35,8 @@ impl Methods {
             }
         };
         (!taken.contains(method)).then(|| {
-            let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, format!("use {allow}\n"));
+            let mut refused =
+                text(StatusCode::METHOD_NOT_ALLOWED, format!("method not allowed: use {allow}\n"));
             refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
             refused
         })

@@ -176,7 +176,8 @@ impl Server {
         };
         let Deadlines { handshake, .. } = self.limits.deadlines;
         let stream = timeout(handshake, tls.accept(accepted.socket)).await;
-        let stream = stream.map_err(|_| format!("no TLS handshake in {handshake:?}"))?;
+        let stream =
+            stream.map_err(|_| format!("TLS handshake not finished after {handshake:?}"))?;
         self.requests(stream.map_err(|e| e.to_string())?, Reached::Tls, handler, place).await
     }
 

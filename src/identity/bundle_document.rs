@@ -66,7 +66,7 @@ pub enum EntryError {
     #[error("it has no kid (JWT-SVID §6.1)")]
     NoKeyId,
     /// Two different JWT keys with one `kid`.
-    #[error("its kid {0:?} is that of another key too")]
+    #[error("its kid {0:?} is also the kid of another key")]
     KeyIdTwice(String),
     /// The key itself.
     #[error(transparent)]
@@ -193,7 +193,7 @@ pub(super) fn object(text: &[u8]) -> Result<Map<String, Value>, DocumentError> {
     }
     match strict_json::parse(text) {
         Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(DocumentError::Json("it is another value".into())),
+        Ok(_) => Err(DocumentError::Json("it has another type".into())),
         Err(JsonError::Duplicate(name)) => Err(DocumentError::DuplicateMember(name)),
         Err(JsonError::Syntax(why)) => Err(DocumentError::Json(why)),
         Err(JsonError::TooManyValues) => Err(DocumentError::Json("too many values".into())),

@@ -27,7 +27,7 @@ pub(crate) fn explain<'a, 'b: 'a>(
     })?;
     let name: String = named.subject().to_string().chars().take(256).collect();
     Some(format!(
-        "the authority {name} has name constraints on URIs, which adit does not evaluate, so \
-         nothing below it is trusted: issue that authority without them"
+        "the authority {name} has name constraints on URIs, which adit does not evaluate, so adit \
+         trusts nothing below it: issue that authority without them"
     ))
 }

@@ -31,7 +31,8 @@ pub fn handshake_words(error: &Error) -> String {
             format!("the peer violated the TLS protocol: {} ({})", name_in_words(why), name_of(why))
         }
         Error::NoApplicationProtocol => {
-            "no application protocol (ALPN) is offered by both sides (NoApplicationProtocol)".into()
+            "the two sides have no application protocol (ALPN) in common (NoApplicationProtocol)"
+                .into()
         }
         Error::DecryptError => {
             "a record of the handshake could not be decrypted (DecryptError)".into()
@@ -55,7 +56,7 @@ pub fn handshake_words(error: &Error) -> String {
             )
         }
         Error::InconsistentKeys(_) => {
-            "our own key is not that of our certificate (InconsistentKeys)".into()
+            "our private key does not belong to our certificate (InconsistentKeys)".into()
         }
         Error::General(why) => why.clone(),
         Error::Other(why) => why.0.to_string(),
@@ -86,18 +87,16 @@ pub fn alert_words(alert: AlertDescription) -> String {
         AlertDescription::HandshakeFailure => {
             "the two sides have no cipher, key exchange or version in common"
         }
-        AlertDescription::ProtocolVersion => "no TLS version is offered by both sides",
+        AlertDescription::ProtocolVersion => "the two sides have no TLS version in common",
         AlertDescription::UnknownCA => "it does not trust the CA of our certificate",
         AlertDescription::CertificateExpired => "our certificate has expired by its clock",
         AlertDescription::CertificateRevoked => "our certificate is revoked",
-        AlertDescription::CertificateRequired => "it requires a certificate of adit's",
+        AlertDescription::CertificateRequired => "it requires a certificate from adit",
         AlertDescription::BadCertificate
         | AlertDescription::CertificateUnknown
         | AlertDescription::UnsupportedCertificate => "it does not accept our certificate",
         AlertDescription::AccessDenied => "it does not allow the identity of our certificate",
-        AlertDescription::UnrecognisedName => {
-            "it has no certificate for the name that was asked for"
-        }
+        AlertDescription::UnrecognisedName => "it has no certificate for the requested name",
         AlertDescription::Unknown(number) => return format!("number {number}"),
         _ => return format!("{alert:?}"), // the name of RFC 8446 §6
     };
@@ -107,29 +106,29 @@ pub fn alert_words(alert: AlertDescription) -> String {
 fn incompatible(why: &PeerIncompatible) -> String {
     let said = match why {
         PeerIncompatible::NoKxGroupsInCommon => {
-            "the peer offers no key exchange that is accepted here: those are X25519MLKEM768, \
-             X25519, P-256 and P-384"
+            "the peer offers no key exchange that adit accepts: X25519MLKEM768, X25519, P-256 or \
+             P-384"
         }
-        PeerIncompatible::NoCipherSuitesInCommon => "no cipher suite is offered by both sides",
+        PeerIncompatible::NoCipherSuitesInCommon => "the two sides have no cipher suite in common",
         PeerIncompatible::SignatureAlgorithmsExtensionRequired => {
-            "the peer names no signature algorithms, so it speaks a TLS older than 1.2"
+            "the peer offers no signature algorithms, so its TLS is older than 1.2"
         }
         PeerIncompatible::NoSignatureSchemesInCommon
         | PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon => {
-            "no signature algorithm is accepted by both sides: a certificate's key is of a kind \
-             that the other side does not know"
+            "the two sides have no signature algorithm in common: one side does not support the \
+             kind of key in the other's certificate"
         }
         PeerIncompatible::Tls12NotOffered
         | PeerIncompatible::Tls12NotOfferedOrEnabled
         | PeerIncompatible::SupportedVersionsExtensionRequired
         | PeerIncompatible::ServerDoesNotSupportTls12Or13
         | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig => {
-            "no TLS version is offered by both sides"
+            "the two sides have no TLS version in common"
         }
         PeerIncompatible::ExtendedMasterSecretExtensionRequired => {
             "the peer speaks TLS 1.2 without the extended master secret (RFC 7627), which is unsafe"
         }
-        _ => "the peer's TLS lacks what is needed here",
+        _ => "the peer's TLS lacks something that adit needs",
     };
     format!("{said} ({})", name_of(why))
 }
@@ -155,12 +154,14 @@ fn certificate_words(why: &CertificateError) -> String {
         }
         CertificateError::ExpiredRevocationListContext { time, next_update } => {
             let (end, now) = (moment_of(*next_update), moment_of(*time));
-            return format!("a CRL was to be renewed by {end}, and it is {now} (CrlExpired)");
+            return format!(
+                "a CRL is out of date: its nextUpdate was {end}, and it is {now} (CrlExpired)"
+            );
         }
         CertificateError::NotValidForNameContext { expected, presented } => {
             return format!(
-                "the peer's certificate is not valid for {}, the name that was asked for: it is \
-                 for {} (NotValidForName)",
+                "the peer's certificate is not valid for the requested name {}: it is for {} \
+                 (NotValidForName)",
                 expected.to_str(),
                 names(presented)
             );
@@ -179,15 +180,15 @@ fn certificate_words(why: &CertificateError) -> String {
             return chain_words(&webpki::Error::UnsupportedCriticalExtension);
         }
         CertificateError::BadSignature => {
-            "a signature by the peer, or in its chain, is not by the key that it should be by: a \
-             certificate that was changed, or one of another CA of that name"
+            "a signature of the peer, or in its chain, does not match its key: a certificate was \
+             changed, or another CA of the same name signed it"
         }
         CertificateError::InvalidPurposeContext { required, presented } => {
             let has: Vec<_> = presented.iter().map(ToString::to_string).collect();
             let has = if has.is_empty() { "nothing".to_owned() } else { has.join(", ") };
             return format!(
                 "the extended key usage of a certificate in the peer's chain does not allow this \
-                 use: it is for {has}, and {required} is needed (InvalidPurpose)"
+                 use: it has {has}, but needs {required} (InvalidPurpose)"
             );
         }
         CertificateError::InvalidPurpose => {
@@ -196,18 +197,16 @@ fn certificate_words(why: &CertificateError) -> String {
         }
         CertificateError::UnsupportedSignatureAlgorithmContext { .. }
         | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-            "a certificate of the peer's chain is signed by an algorithm or key that is not \
+            "a certificate of the peer's chain is signed with an algorithm or key that is not \
              accepted, such as SHA-1 or RSA below 2048 bits"
         }
-        CertificateError::ExpiredRevocationList => {
-            "a CRL was to be renewed before now (ExpiredRevocationList)"
-        }
+        CertificateError::ExpiredRevocationList => "a CRL is out of date: its nextUpdate passed",
         CertificateError::InvalidOcspResponse => "the peer sent an OCSP answer that is not valid",
         CertificateError::ApplicationVerificationFailure => {
             "the peer's key is not one of the pinned keys"
         }
         CertificateError::NotValidForName => {
-            "the peer's certificate is not valid for the name that was asked for"
+            "the peer's certificate is not valid for the requested name"
         }
         other => return format!("the peer's certificate is not accepted: {other}"),
     };
@@ -231,8 +230,8 @@ pub fn crl_words(error: &CertRevocationListError) -> String {
         Crl::ParseError => return "a CRL is not well-formed DER (ParseError)".into(),
         Crl::UnsupportedSignatureAlgorithmContext { .. }
         | Crl::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-            return "a CRL is signed by an algorithm or key that is not accepted, such as SHA-1 or \
-                    RSA below 2048 bits (UnsupportedSignatureAlgorithm)"
+            return "a CRL is signed with an algorithm or key that is not accepted, such as SHA-1 \
+                    or RSA below 2048 bits (UnsupportedSignatureAlgorithm)"
                 .into();
         }
         Crl::Other(other) => return format!("a CRL cannot be used: {}", other.0),
@@ -259,15 +258,15 @@ mod tests {
         for (error, cause, name) in [
             (
                 PeerIncompatible::NoKxGroupsInCommon.into(),
-                "no key exchange that is accepted here",
+                "no key exchange that adit accepts",
                 "NoKxGroupsInCommon",
             ),
             (
                 PeerIncompatible::SignatureAlgorithmsExtensionRequired.into(),
-                "a TLS older than 1.2",
+                "its TLS is older than 1.2",
                 "SignatureAlgorithmsExtensionRequired",
             ),
-            (webpki(webpki::Error::CaUsedAsEndEntity), "is that of a CA", "CaUsedAsEndEntity"),
+            (webpki(webpki::Error::CaUsedAsEndEntity), "is a CA certificate", "CaUsedAsEndEntity"),
             (
                 webpki(webpki::Error::UnsupportedCertVersion),
                 "X.509 version 1",
@@ -275,12 +274,12 @@ mod tests {
             ),
             (
                 webpki(webpki::Error::MaximumPathDepthExceeded),
-                "more intermediates",
+                "too many intermediates",
                 "MaximumPathDepthExceeded",
             ),
             (
                 Error::InvalidCertificate(CertificateError::UnknownIssuer),
-                "none of the trusted roots",
+                "does not lead to a trusted root",
                 "UnknownIssuer",
             ),
             (
@@ -308,15 +307,12 @@ mod tests {
             presented: vec![Eku::ClientAuth],
         };
         for (error, says) in [
-            (called.into(), "for db.example, the name that was asked for: it is for web.example ("),
-            (
-                purpose.into(),
-                "it is for client authentication, and server authentication is needed",
-            ),
+            (called.into(), "for the requested name db.example: it is for web.example ("),
+            (purpose.into(), "it has client authentication, but needs server authentication"),
             (CertificateError::InvalidPurpose.into(), "serverAuth is for servers"),
             (Crl::IssuerInvalidForCrl.into(), "lacks cRLSign has signed a CRL"),
             (Crl::BadSignature.into(), "a CRL is not signed by the key of the CA"),
-            (Crl::UnsupportedDeltaCrl.into(), "only complete ones are read"),
+            (Crl::UnsupportedDeltaCrl.into(), "reads only complete ones"),
             (Crl::ParseError.into(), "a CRL is not well-formed"),
             (Error::NoCertificatesPresented, "the peer showed no certificate"),
             (Error::PeerSentOversizedRecord, "a longer record than TLS allows"),

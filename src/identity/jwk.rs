@@ -51,7 +51,7 @@ pub enum Curve {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum KeyError {
     /// A type or curve that is not known here; a bundle's reader ignores such keys.
-    #[error("its type {0:?} is not known here (RFC 7517 §4.1)")]
+    #[error("adit does not support its type {0:?} (RFC 7517 §4.1)")]
     UnknownType(String),
     /// A member that must be there is not.
     #[error("it has no {0} (RFC 7518 §6)")]
@@ -80,7 +80,7 @@ pub enum KeyError {
     #[error("it is not a valid public key")]
     Invalid,
     /// Ed25519 signs no JWT-SVIDs.
-    #[error("it is Ed25519, with which no JWT-SVID can be signed (JWT-SVID §2.1)")]
+    #[error("it is Ed25519, which cannot sign JWT-SVIDs (JWT-SVID §2.1)")]
     NotForJwts,
 }
 
@@ -264,7 +264,7 @@ impl PublicKey {
                 let text = format!("RSA of {} bits", bits(&n));
                 if RSA_BITS.contains(&bits(&n)) { Ok(text) } else { Err(text) }
             }
-            Err(KeyError::UnknownType(oid)) => Err(format!("of a kind that is not known, {oid}")),
+            Err(KeyError::UnknownType(oid)) => Err(format!("of an unknown kind, {oid}")),
             Err(_) => Err("not readable".into()),
         }
     }
@@ -313,7 +313,7 @@ fn check_key_ops(jwk: &Map<String, Value>) -> Result<(), KeyError> {
 
 fn text<'a>(jwk: &'a Map<String, Value>, member: &'static str) -> Result<&'a str, KeyError> {
     let value = jwk.get(member).ok_or(KeyError::Missing(member))?;
-    value.as_str().ok_or(KeyError::Member { member, why: "not a text" })
+    value.as_str().ok_or(KeyError::Member { member, why: "not a string" })
 }
 
 fn bytes(jwk: &Map<String, Value>, member: &'static str) -> Result<Vec<u8>, KeyError> {
@@ -342,7 +342,10 @@ fn coordinate(
     if coordinate.len() == width {
         Ok(coordinate)
     } else {
-        Err(KeyError::Member { member, why: "not as wide as its curve (RFC 7518 §6.2.1.2)" })
+        Err(KeyError::Member {
+            member,
+            why: "not of the length that its curve requires (RFC 7518 §6.2.1.2)",
+        })
     }
 }
 

@@ -101,7 +101,7 @@ pub(super) fn decode(text: &str, part: &'static str) -> Result<Vec<u8>, JwtError
 pub(super) fn object(text: &str, part: &'static str) -> Result<Map<String, Value>, JwtError> {
     match strict_json::parse(&decode(text, part)?) {
         Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(JwtError::Json { part, why: "it is another value".into() }),
+        Ok(_) => Err(JwtError::Json { part, why: "it has another type".into() }),
         Err(JsonError::Duplicate(name)) => Err(JwtError::DuplicateMember { part, name }),
         Err(JsonError::Syntax(why)) => Err(JwtError::Json { part, why }),
         Err(JsonError::TooManyValues) => {
@@ -189,7 +189,7 @@ fn claim<'a>(claims: &'a Map<String, Value>, name: &'static str) -> Result<&'a V
 
 /// `sub` (§3.1).
 pub(super) fn subject(claims: &Map<String, Value>) -> Result<SpiffeId, JwtError> {
-    let sub = claim(claims, "sub")?.as_str().ok_or(JwtError::ClaimType("sub", "a text"))?;
+    let sub = claim(claims, "sub")?.as_str().ok_or(JwtError::ClaimType("sub", "a string"))?;
     let id: SpiffeId = sub.parse().map_err(JwtError::NotSpiffeId)?;
     if id.path().is_empty() { Err(JwtError::NoPath(id)) } else { Ok(id) }
 }
@@ -210,7 +210,7 @@ pub(super) fn expires(claims: &Map<String, Value>) -> Result<SystemTime, JwtErro
 pub(super) fn claim_type_faults(claims: &Map<String, Value>) -> impl Iterator<Item = JwtError> {
     type Is = fn(&Value) -> bool;
     let number: (Is, _) = (Value::is_number, "a number");
-    let text: (Is, _) = (Value::is_string, "a text");
+    let text: (Is, _) = (Value::is_string, "a string");
     let rules = [("iat", number), ("nbf", number), ("iss", text), ("jti", text)];
     let wrong = |(name, (is, what)): (&'static str, (Is, &'static str))| {
         let wrong = claims.get(name).is_some_and(|value| !is(value));
@@ -229,7 +229,7 @@ pub(super) fn audiences(claims: &Map<String, Value>) -> Result<Vec<String>, JwtE
     let text = |text: &Value| match text {
         Value::String(text) if text.is_empty() => Err(JwtError::EmptyAudience),
         Value::String(text) => Ok(text.clone()),
-        _ => Err(JwtError::ClaimType("aud", "a text or an array of texts")),
+        _ => Err(JwtError::ClaimType("aud", "a string or an array of strings")),
     };
     texts.iter().map(text).collect()
 }

@@ -207,7 +207,7 @@ fn named(key: &PrivateKeyBag, certificates: &[CertificateBag]) -> String {
     let subject = || certificates.iter().find(of_key).map(|bag| bag.cert.subject().into());
     match key.friendly_name.clone().filter(|name| !name.is_empty()).or_else(subject) {
         Some(name) => format!("{:?}", name.chars().take(100).collect::<String>()),
-        None => "one without a name".to_owned(),
+        None => "a key without a name".to_owned(),
     }
 }
 

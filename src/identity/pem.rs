@@ -43,11 +43,11 @@ pub enum PemFault {
     #[error("base64 outside of BEGIN and END lines")]
     Outside,
     /// A label that is not read.
-    #[error("an item of a kind that is not read here")]
+    #[error("an item of a kind that adit does not read")]
     UnknownLabel,
     /// OpenSSL's form of a certificate with trust settings.
     #[error(
-        "a TRUSTED CERTIFICATE, whose trust settings are not honoured here; `openssl x509 -in \
+        "a TRUSTED CERTIFICATE, whose trust settings adit does not support; `openssl x509 -in \
          FILE -out NEW` writes a plain CERTIFICATE"
     )]
     Trusted,

@@ -77,8 +77,8 @@ impl Revocations {
             let signers = named.iter().map(|(_, key)| key).filter(|key| crl.signed.is_by(key));
             crl.signers = signers.cloned().collect();
             if crl.signers.is_empty() && !named.is_empty() {
-                let why = "it names an authority of the bundle as its issuer and is not signed \
-                           with that one's key; it revokes nothing";
+                let why = "it names an authority of the bundle as its issuer, but is not signed with \
+                     that authority's key; it revokes nothing";
                 all.faults.push(told(why));
             }
             all.crls.push(crl);

@@ -10,7 +10,7 @@ pub(super) const MAX_CHAIN: usize = 8;
 
 /// Which keys can prove something.
 pub(crate) const KEYS: &str =
-    "what signs is RSA of 2048 to 8192 bits, ECDSA on P-256, P-384 or P-521, or Ed25519";
+    "adit accepts RSA of 2048 to 8192 bits, ECDSA on P-256, P-384 or P-521, and Ed25519";
 
 /// Why a certificate or its chain is not an acceptable X.509-SVID.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -64,7 +64,10 @@ pub enum SvidError {
         ago_seconds: u64,
     },
     /// Before its start.
-    #[error("the SVID of {id} is not valid yet: it begins at {at}, in {}", length(*in_seconds))]
+    #[error(
+        "the SVID of {id} is not valid yet: it becomes valid at {at}, in {}",
+        length(*in_seconds)
+    )]
     NotYetValid {
         /// Whose.
         id: SpiffeId,
@@ -77,7 +80,7 @@ pub enum SvidError {
     #[error("trust domain {0} has no bundle here")]
     UnknownTrustDomain(TrustDomain),
     /// Nobody is believed now, whoever it is.
-    #[error("no peer is believed: {0}")]
+    #[error("no peer is trusted: {0}")]
     Withheld(Arc<str>),
     /// The chain does not lead to the bundle of the leaf's own trust domain.
     #[error("the chain does not lead to the bundle of its own trust domain: {0}")]

@@ -177,7 +177,7 @@ fn path_error(
         (webpki::Error::RequiredEkuNotFoundContext(_), _) => SvidError::Purpose,
         (webpki::Error::NameConstraintViolation, _) => {
             let why = constraints::explain(chain, &bundle.authorities);
-            let broken = "it breaks the name constraints of an authority above it";
+            let broken = "it violates the name constraints of an authority above it";
             SvidError::Untrusted(why.unwrap_or_else(|| broken.into()))
         }
         (other, _) => SvidError::Untrusted(chain_words(&other)),
@@ -193,7 +193,8 @@ pub(super) fn outside_validity(der: &CertificateDer<'_>, now: UnixTime) -> Optio
     let (from, until) = (authority.validity().not_before, authority.validity().not_after);
     let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
     let valid = (from.timestamp()..=until.timestamp()).contains(&now);
-    (!valid).then(|| format!("its authority is not valid now, but from {from} until {until}"))
+    (!valid)
+        .then(|| format!("its authority is not valid now; it is valid from {from} until {until}"))
 }
 
 /// A signing certificate has `cA` and `keyCertSign` (X509-SVID §4.1, §4.3).
@@ -226,7 +227,7 @@ pub(crate) fn check_root(der: &CertificateDer<'_>) -> Result<(), String> {
     let constraints = root.basic_constraints().map_err(|e| e.to_string())?;
     let usage = root.key_usage().map_err(|e| e.to_string())?;
     if constraints.is_some_and(|c| !c.value.ca) {
-        return Err("it is not that of a CA (CA:FALSE)".into());
+        return Err("it is not a CA certificate (CA:FALSE)".into());
     }
     if usage.is_some_and(|u| !u.value.key_cert_sign()) {
         return Err("its key usage lacks keyCertSign".into());

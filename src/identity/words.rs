@@ -100,15 +100,15 @@ pub fn chain_words(error: &Error) -> String {
 fn path_fault(error: &Error) -> Option<&'static str> {
     Some(match error {
         Error::CaUsedAsEndEntity => {
-            "the certificate is that of a CA (CA:TRUE), and a CA does not stand for a server or a \
+            "the certificate is a CA certificate (CA:TRUE), which cannot identify a server or a \
              client: issue one without CA:TRUE"
         }
         Error::EndEntityUsedAsCa => {
-            "a certificate above the leaf is not that of a CA, so it may certify nobody: it needs \
-             CA:TRUE"
+            "a certificate above the leaf is not a CA certificate, so it cannot issue others: it \
+             needs CA:TRUE"
         }
         Error::MaximumPathDepthExceeded => {
-            "there are more intermediates between the certificate and its root than are followed"
+            "there are too many intermediates between the certificate and its root"
         }
         Error::MaximumPathBuildCallsExceeded
         | Error::MaximumSignatureChecksExceeded
@@ -119,15 +119,15 @@ fn path_fault(error: &Error) -> Option<&'static str> {
             "there are more intermediates below a CA than its pathLen allows"
         }
         Error::NameConstraintViolation => {
-            "a name in the certificate is outside of the name constraints of a CA above it"
+            "a name in the certificate violates the name constraints of a CA above it"
         }
         Error::UnknownIssuer => {
-            "it leads to none of the trusted roots: its issuer is not among them, or an \
+            "its chain does not lead to a trusted root: the issuer is not trusted, or an \
              intermediate was not sent with it"
         }
         Error::InvalidSignatureForPublicKey => {
-            "a signature in the chain is not by the key of the CA of that name: it is another \
-             CA's, or the certificate was changed"
+            "a signature in the chain does not match the key of the CA that it names: another CA \
+             of the same name signed it, or the certificate was changed"
         }
         Error::RequiredEkuNotFoundContext(_) => {
             "the certificate's extended key usage does not allow this use: serverAuth is for \
@@ -152,15 +152,15 @@ fn certificate_fault(error: &Error) -> Option<&'static str> {
              extensions: issue one of version 3, with -extfile or -copy_extensions copy"
         }
         Error::UnsupportedCriticalExtension => {
-            "a certificate has a critical extension that is not understood here"
+            "a certificate has a critical extension that adit does not support"
         }
         Error::UnsupportedSignatureAlgorithmContext(_)
         | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
-            "a certificate is signed by an algorithm or key that is not accepted, such as SHA-1 or \
-             RSA below 2048 bits"
+            "a certificate is signed with an algorithm or key that is not accepted, such as SHA-1 \
+             or RSA below 2048 bits"
         }
         Error::InvalidCertValidity => "a certificate ends before it begins",
-        Error::EmptyEkuExtension => "a certificate's extended key usage names no use at all",
+        Error::EmptyEkuExtension => "a certificate's extended key usage is empty",
         Error::InvalidSerialNumber => {
             "a certificate's serial number is negative, or longer than 20 bytes"
         }
@@ -190,19 +190,19 @@ fn crl_fault(error: &Error) -> Option<&'static str> {
         }
         Error::InvalidCrlNumber => "a CRL's number is not well-formed",
         Error::UnsupportedCrlVersion => "a CRL is not of version 2",
-        Error::UnsupportedDeltaCrl => "a CRL is a delta CRL: only complete ones are read",
+        Error::UnsupportedDeltaCrl => "a CRL is a delta CRL: adit reads only complete ones",
         Error::UnsupportedIndirectCrl => {
-            "a CRL is an indirect one: only those that a CA makes of its own certificates are read"
+            "a CRL is indirect: adit reads only CRLs in which a CA revokes its own certificates"
         }
         Error::UnsupportedCrlIssuingDistributionPoint
         | Error::UnsupportedRevocationReasonsPartitioning => {
-            "a CRL is for a part of its CA's certificates only, in a way that is not understood \
-             here"
+            "a CRL covers only a part of its CA's certificates, in a way that adit does not \
+             support"
         }
-        Error::UnsupportedRevocationReason => "a CRL names a reason that is not known",
+        Error::UnsupportedRevocationReason => "a CRL names an unknown reason",
         Error::UnsupportedCrlSignatureAlgorithmContext(_)
         | Error::UnsupportedCrlSignatureAlgorithmForPublicKeyContext(_) => {
-            "a CRL is signed by an algorithm or key that is not accepted, such as SHA-1 or RSA \
+            "a CRL is signed with an algorithm or key that is not accepted, such as SHA-1 or RSA \
              below 2048 bits"
         }
         _ => return None,
@@ -222,13 +222,12 @@ fn fault_with_values(error: &Error) -> Option<String> {
         }
         Error::CrlExpired { time, next_update } => {
             let (end, now) = (moment_of(*next_update), moment_of(*time));
-            format!("a CRL was to be renewed by {end}, and it is {now}")
+            format!("a CRL is out of date: its nextUpdate was {end}, and it is {now}")
         }
         Error::CertNotValidForName(context) => {
             let (called, names) = (context.expected.to_str(), names(&context.presented));
             format!(
-                "the certificate is not valid for {called}, the name that was asked for: it is for \
-                 {names}"
+                "the certificate is not valid for the requested name {called}: it is for {names}"
             )
         }
         _ => return None,
@@ -242,10 +241,10 @@ mod tests {
     #[test]
     fn each_names_its_cause_and_keeps_the_librarys_name() {
         for (error, cause) in [
-            (Error::CaUsedAsEndEntity, "is that of a CA"),
+            (Error::CaUsedAsEndEntity, "is a CA certificate"),
             (Error::UnsupportedCertVersion, "X.509 version 1"),
-            (Error::MaximumPathDepthExceeded, "more intermediates"),
-            (Error::UnknownIssuer, "none of the trusted roots"),
+            (Error::MaximumPathDepthExceeded, "too many intermediates"),
+            (Error::UnknownIssuer, "does not lead to a trusted root"),
         ] {
             let said = chain_words(&error);
             assert!(said.contains(cause) && said.ends_with(&format!(" ({error:?})")), "{said}");

@@ -65,7 +65,7 @@ impl AcceptBackoff {
         };
         if let Some(failures) = due {
             let listener = self.listener.as_str();
-            tracing::warn!(listener, %error, failures, "accept failed, backing off");
+            tracing::warn!(listener, %error, failures, "accept failed; trying again after a pause");
         }
         pause
     }

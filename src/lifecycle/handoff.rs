@@ -134,17 +134,17 @@ fn receive(socket: &StdUnixStream) -> io::Result<InheritedSockets> {
         let mut room = [0; 4096];
         let (read, more) = descriptors::receive(socket.as_fd(), &mut room)?;
         if read == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it passed no sockets"));
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it sent no sockets"));
         }
         line.extend_from_slice(&room[..read]);
         fds.extend(more);
         if line.len() > MOST_BYTES || fds.len() > MOST_SOCKETS {
-            return Err(io::Error::other("it sent too much"));
+            return Err(io::Error::other("its message is too long"));
         }
     }
     let addresses: Vec<String> = serde_json::from_slice(&line)?;
     if addresses.len() != fds.len() {
-        return Err(io::Error::other("it passed other sockets than it named"));
+        return Err(io::Error::other("the sockets it sent do not match the names it sent"));
     }
     Ok(addresses.into_iter().zip(fds).collect())
 }
@@ -258,7 +258,7 @@ impl HandoffServer {
                 }
                 Err(error) => {
                     self.under_way.store(false, Relaxed);
-                    tracing::warn!(%error, "a process asked to take over and did not");
+                    tracing::warn!(%error, "a process asked to take over, but did not");
                 }
             }
         }
@@ -273,7 +273,7 @@ impl HandoffServer {
         timeout(AT_ONCE, self.send(&socket)).await??;
         self.under_way.store(true, Relaxed);
         let pid = other.pid().and_then(|pid| u32::try_from(pid).ok());
-        tracing::info!(pid, "handed the sockets to a new process, which is starting");
+        tracing::info!(pid, "passed the sockets to a new process, which is starting");
         match timeout(TO_START, socket.read_u8()).await? {
             Ok(ACCEPTING) => {
                 // What it does not say in time it does not say: it accepts.

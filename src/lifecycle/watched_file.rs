@@ -89,7 +89,8 @@ pub struct Found<T> {
 /// Why a file was not read beside everything else.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
-    "it could not be read within {READ_WITHIN:?}: a pipe without a writer, or a mount that hangs"
+    "it could not be read within {READ_WITHIN:?}: it may be a pipe without a writer, or on a mount \
+     that hangs"
 )]
 pub struct ReadTimeout;
 

@@ -45,7 +45,7 @@ impl NonTcp {
 
 /// None of the words of [`NonTcp`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("none of pass, count and drop")]
+#[error("must be pass, count or drop")]
 pub struct UnknownVerdict;
 
 impl FromStr for NonTcp {
@@ -73,10 +73,9 @@ impl FromStr for NetnsRef {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.strip_prefix("pid:") {
-            Some(pid) => pid
-                .parse()
-                .map(Self::Pid)
-                .map_err(|_| format!("{text:?}: after pid: comes a process id, such as pid:4711")),
+            Some(pid) => pid.parse().map(Self::Pid).map_err(|_| {
+                format!("{text:?}: pid: must be followed by a process ID, such as pid:4711")
+            }),
             None if text.starts_with('/') => Ok(Self::Path(text.into())),
             None if text.is_empty() || text.contains('/') || text.starts_with('.') => {
                 Err(format!("{text:?}: must be a name under /run/netns, an absolute path or pid:N"))

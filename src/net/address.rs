@@ -94,14 +94,16 @@ impl FromStr for Address {
         let wrong = |why| InvalidAddress { text: text.into(), why };
         if let Some(name) = text.strip_prefix("unix:@") {
             let legal = !name.is_empty() && name.len() <= 107 && !name.contains('\0');
-            let why = "an abstract socket's name has 1 to 107 bytes";
+            let why = "the name of an abstract socket must have 1 to 107 bytes";
             return legal.then(|| Self::Abstract(name.into())).ok_or(wrong(why));
         }
         if let Some(path) = text.strip_prefix("unix:") {
             // sun_path holds 108 bytes with its end (unix(7)).
             return match path {
                 "" => Err(wrong("the path is empty")),
-                path if path.len() > 107 => Err(wrong("a socket's path has at most 107 bytes")),
+                path if path.len() > 107 => {
+                    Err(wrong("the path of a socket must have at most 107 bytes"))
+                }
                 path => Ok(Self::Unix(path.into())),
             };
         }

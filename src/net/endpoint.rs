@@ -53,15 +53,15 @@ impl Listening {
             let hint = match e.kind() {
                 io::ErrorKind::AddrInUse => " (another process is listening there)",
                 io::ErrorKind::PermissionDenied if matches!(address, Address::Unix(_)) => {
-                    " (a directory outside of the sandbox, if a reload added it: \
-                     restart adit)"
+                    " (the sandbox may not include this directory, if a reload added it: restart \
+                     adit)"
                 }
                 io::ErrorKind::PermissionDenied => {
                     " (a port below 1024 needs CAP_NET_BIND_SERVICE, or socket activation)"
                 }
                 _ => "",
             };
-            format!("listen on {address}: {e}{hint}")
+            format!("cannot listen on {address}: {e}{hint}")
         };
         match address {
             Address::Tcp { host, port } => {
@@ -96,7 +96,7 @@ impl Listening {
     pub fn adopt(fd: OwnedFd) -> io::Result<Self> {
         let socket = Socket::from(fd);
         if !socket.is_listener()? {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen"));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket is not listening"));
         }
         socket.set_nonblocking(true)?;
         let unix = socket.domain()? == Domain::UNIX;
@@ -119,7 +119,7 @@ impl Listening {
                 None => all = Some(next),
                 Some(all) if all.unix == next.unix => all.sockets.extend(next.taken()),
                 Some(_) => {
-                    let why = "one of its sockets is a Unix socket and one is not";
+                    let why = "some of its sockets are Unix sockets and some are not";
                     return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
                 }
             }
@@ -308,7 +308,7 @@ pub async fn connect(address: &Address) -> io::Result<TcpStream> {
         Address::Unix(path) => as_tcp(UnixStream::connect(path).await?),
         Address::Abstract(name) => as_tcp(UnixStream::connect(format!("\0{name}")).await?),
         Address::Systemd(_) => {
-            Err(io::Error::new(io::ErrorKind::InvalidInput, "systemd: is for listening only"))
+            Err(io::Error::new(io::ErrorKind::InvalidInput, "systemd: is only for listening"))
         }
     }
 }

@@ -26,7 +26,7 @@ impl Sockets {
     /// Names the address and what to do; for `systemd:NAME`, unless exactly one socket has that
     /// name.
     pub fn open(&mut self, address: &Address) -> Result<Listening, String> {
-        let failed = |e: std::io::Error| format!("listen on {address}: {e}");
+        let failed = |e: std::io::Error| format!("cannot listen on {address}: {e}");
         let text = address.to_string();
         let ours = self.inherited.extract_if(.., |(of, _)| *of == text);
         let ours: Vec<OwnedFd> = ours.map(|(_, fd)| fd).collect();

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::Feature;
+
 /// What is known of this build. Its text is one line, as `istioctl` and bug reports expect it.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -22,6 +24,8 @@ pub struct BuildInfo {
     pub istio_version: String,
     /// Who makes the cryptography.
     pub crypto_provider: &'static str,
+    /// The optional parts that are built in, such as `acme,rego`.
+    pub features: String,
 }
 
 /// What stands for all that nobody has said.
@@ -41,6 +45,7 @@ impl BuildInfo {
             build_status: option_env!("ADIT_BUILD_STATUS").unwrap_or(UNKNOWN),
             istio_version: version.unwrap_or(UNKNOWN).into(),
             crypto_provider: "tls-aws-lc",
+            features: Feature::built().collect::<Vec<_>>().join(","),
         }
     }
 }
@@ -50,14 +55,16 @@ impl fmt::Display for BuildInfo {
         write!(
             f,
             "version.BuildInfo{{Version:{:?}, GitRevision:{:?}, RustVersion:{:?}, \
-             BuildProfile:{:?}, BuildStatus:{:?}, IstioVersion:{:?}, CryptoProvider:{:?}}}",
+             BuildProfile:{:?}, BuildStatus:{:?}, IstioVersion:{:?}, CryptoProvider:{:?}, \
+             Features:{:?}}}",
             self.version,
             self.git_revision,
             self.rust_version,
             self.build_profile,
             self.build_status,
             self.istio_version,
-            self.crypto_provider
+            self.crypto_provider,
+            self.features
         )
     }
 }
@@ -79,6 +86,7 @@ mod tests {
             "BuildStatus",
             "IstioVersion",
             "CryptoProvider",
+            "Features",
         ];
         assert_eq!(names, expected);
         assert!(line.contains("IstioVersion:\"1.31.0\""), "{line}");

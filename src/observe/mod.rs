@@ -6,6 +6,7 @@
 mod build_info;
 pub mod conn;
 pub mod cpu_profile;
+mod feature;
 mod istio_log;
 mod log_filter;
 pub mod logging;
@@ -16,6 +17,7 @@ mod syslog;
 use std::sync::Arc;
 
 pub use build_info::BuildInfo;
+pub use feature::{Feature, NotBuilt};
 pub use refused::{ConfigView, Refusal, Refused};
 
 /// Where connections are recorded: the live table and the metrics, shared by the process.

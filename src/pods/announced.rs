@@ -43,7 +43,7 @@ impl Announced {
                 let _ = answer.send(Ok(()));
             }
             PodEvent::Upsert(facts) if self.is_too_many(&facts) => {
-                let why = format!("{MOST_PODS} pods are announced already");
+                let why = format!("{MOST_PODS} pods are already announced, which is the limit");
                 let _ = answer.send(Err(Refused(why)));
             }
             PodEvent::Kept(uid) => {

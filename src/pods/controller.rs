@@ -9,12 +9,9 @@ use super::{
     announced::{Announced, Awaited},
     capture::Capture,
     manager::{Changed, Failed, Leave, PodManager},
-    source::{Announcement, PodEvent, PodFacts, PodNetns},
+    source::{Announcement, PodEvent, PodFacts},
 };
-use crate::{
-    roles::node::{Node, Pod},
-    sys::netns::Netns,
-};
+use crate::roles::node::{Node, Pod};
 
 /// How long changes of pods may take to end before another process takes over: it waits 5 s.
 const HAND_OVER_WITHIN: Duration = Duration::from_secs(3);
@@ -73,7 +70,7 @@ impl PodController {
         let accepting = self.node.listeners.is_accepting();
         // The others are left to the process before this one until this one has taken over.
         let is_ours = |pod: &&Arc<PodFacts>| {
-            accepting || namespace_of(pod).is_some_and(|netns| Pod::is_given(&self.node, netns))
+            accepting || pod.netns.key().is_some_and(|netns| Pod::is_given(&self.node, netns))
         };
         let pods = self.announced.pods();
         let wanted: Vec<_> = pods.values().filter(is_ours).cloned().collect();
@@ -150,7 +147,7 @@ impl PodController {
         let mut names = Vec::new();
         for pod in self.announced.pods().values() {
             names.push(pod.uid.to_string());
-            names.extend(namespace_of(pod).map(Leave::name_of));
+            names.extend(pod.netns.key().map(Leave::name_of));
         }
         names
     }
@@ -161,7 +158,9 @@ impl PodController {
     pub async fn hand_over(&mut self) {
         self.manager.stop_accepting();
         if tokio::time::timeout(HAND_OVER_WITHIN, self.finish()).await.is_err() {
-            tracing::warn!("changes of pods are still under way while another process takes over");
+            tracing::warn!(
+                "changes of pods are still in progress while another process takes over"
+            );
         }
         self.manager.stop_accepting();
         self.manager.hand_over().await;
@@ -171,14 +170,4 @@ impl PodController {
     pub async fn finish(&mut self) {
         while self.starting.next().await.is_some() {}
     }
-}
-
-/// Which namespace is a pod's now, if there is one.
-fn namespace_of(pod: &PodFacts) -> Option<(u64, u64)> {
-    let found = match &pod.netns {
-        PodNetns::Named(name) => Netns::key_of(&name.path()),
-        PodNetns::Own => Netns::current().map(|netns| netns.key()),
-        PodNetns::Open(netns) => Ok(netns.key()),
-    };
-    found.ok()
 }

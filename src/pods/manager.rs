@@ -32,7 +32,7 @@ use crate::{
     lifecycle::{Tasks, blocking},
     pods::capture::{self, Capture},
     roles::node::{Node, Pod, Recognition},
-    spiffe_api::workload_api::{CarriedPod, HELD_AS},
+    spiffe_api::workload_api::{AttachedPod, HELD_AS},
     sys::netns::Netns,
 };
 
@@ -44,6 +44,8 @@ pub struct PodManager {
     node: Arc<Node>,
     pods: Mutex<HashMap<Arc<str>, Carried>>,
     changing: Mutex<HashMap<Arc<str>, Change>>,
+    /// Those that are to run and to be captured, also where they could not be started yet.
+    wanted: Mutex<Vec<Arc<PodFacts>>>,
     /// Fires when a pod got a new network namespace, or another identity.
     moved: Notify,
     /// Fires when it is to be looked which workloads the pods are.
@@ -76,6 +78,7 @@ impl PodManager {
             node,
             pods: Mutex::default(),
             changing: Mutex::default(),
+            wanted: Mutex::default(),
             moved: Notify::new(),
             joins: Notify::new(),
             hurry: CancellationToken::new(),
@@ -99,6 +102,7 @@ impl PodManager {
         failed: &BTreeMap<Arc<str>, Failed>,
     ) -> Changes {
         let applies = rules != Capture::None;
+        self.await_pods(if applies { wanted } else { &[] });
         let gone: Vec<(Arc<str>, After, bool)> = self.with(|pods| {
             let leaves = |c: &mut Carried| {
                 let now = wanted.iter().find(|w| w.uid == c.facts.uid);
@@ -195,14 +199,14 @@ impl PodManager {
     }
 
     /// The pods as the Workload API knows them.
-    pub fn carried(&self) -> Vec<CarriedPod> {
+    pub fn carried(&self) -> Vec<AttachedPod> {
         let known = |c: &Carried| {
             let id = match (&c.facts.member, c.pod.recognition()) {
                 (Member::Known { id, .. }, _) => id.clone(),
                 (Member::Sought { .. }, Recognition::Proven { id, .. }) => id,
                 (Member::Sought { .. }, _) => return None,
             };
-            Some(CarriedPod { uid: c.facts.uid.clone(), id, netns: c.pod.netns.key() })
+            Some(AttachedPod { uid: c.facts.uid.clone(), id, netns: c.pod.netns.key() })
         };
         let mut all: Vec<_> = self.with(|pods| pods.values().filter_map(known).collect());
         all.sort_by(|a, b| a.uid.cmp(&b.uid));
@@ -279,14 +283,15 @@ impl PodManager {
     async fn stop(&self, carried: Carried, grace: Duration, after: After) {
         let cut = carried.pod.stop(&self.node, grace, &self.hurry).await;
         self.node.telemetry.metrics.pods.stopped.inc();
-        if let Some(options) = carried.captured
-            && let Err(error) = self.release(&carried.pod.netns, options, after).await
-        {
+        let left = match carried.captured {
+            None => Ok(false),
+            Some(options) => self.release(&carried.pod.netns, options, after).await,
+        };
+        if let Err(error) = &left {
             let error = format!("{error:#}");
             tracing::warn!(workload = %carried.facts, error, "capture rules not removed");
         }
-        let left = carried.captured.is_some() && after != After::Remove;
-        let workload = &*carried.facts;
+        let (left, workload) = (left.unwrap_or(true), &*carried.facts);
         tracing::info!(%workload, connections_cut = cut, rules_left = left, "pod detached");
     }
 
@@ -306,7 +311,7 @@ impl PodManager {
         let netns = match checked {
             true => tokio::select! {
                 owned = owner::open_namespace(facts, again, opened) => owned?,
-                () = self.closing.cancelled() => anyhow::bail!("adit stops"),
+                () = self.closing.cancelled() => anyhow::bail!("adit is shutting down"),
             },
             false => Arc::new(Netns::current().inspect(opened)?),
         };

@@ -49,7 +49,7 @@ pub(crate) async fn watch_probes(pod_manager: Arc<PodManager>) {
             }
             tracing::info!(
                 workload = %uid, connections = new,
-                "plaintext from the address of the kubelet's probes was admitted"
+                "plaintext from the address of the kubelet's probes was allowed"
             );
             told.insert(Arc::clone(uid), Told { admitted, at: Instant::now() });
         }
@@ -66,8 +66,8 @@ async fn stand_guard(pod_manager: &Arc<PodManager>) {
         ),
         Err(error) => tracing::error!(
             error = format!("{error:#}"),
-            "others may use the address of the kubelet's probes: the rules against it could not be \
-             checked"
+            "others may be able to use the address of the kubelet's probes: the rules against that \
+             could not be checked"
         ),
     }
 }

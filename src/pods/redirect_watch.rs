@@ -189,8 +189,8 @@ impl RedirectWatch {
                 let error = format!("{error:#}");
                 tracing::warn!(
                     %pod, error,
-                    "this pod has left the mesh, and plaintext or what is not TCP may still be \
-                     refused in it"
+                    "this pod has left the mesh, but its namespace may still refuse plaintext, or \
+                     traffic other than TCP"
                 );
             }
         });
@@ -233,7 +233,7 @@ impl RedirectWatch {
             if let (Err(error), true) = (&looked, is_news) {
                 tracing::warn!(
                     pod = %watched.pod, error = format!("{error:#}"),
-                    "whether istio-cni's redirection stands in this pod cannot be looked at"
+                    "cannot tell whether istio-cni's redirection is still in place in this pod"
                 );
             }
             let told = async {
@@ -293,7 +293,7 @@ impl RedirectWatch {
             false if refused == [None; 2] => Ok(()),
             false => turn.admit(&watched.netns).await,
         };
-        anyhow::ensure!(!watched.over.is_cancelled(), "nobody is watched any longer");
+        anyhow::ensure!(!watched.over.is_cancelled(), "the pod is no longer watched");
         self.note(watched, &gone, &done);
         let is_judged = self.judge(&mut turn, watched, now.non_tcp).await;
         Ok(done.is_ok() && is_judged)
@@ -315,14 +315,12 @@ impl RedirectWatch {
     fn note(&self, watched: &WatchedPod, gone: &Gone, done: &anyhow::Result<()>) {
         let inbound = gone.refused.map(|refused| refused.is_some());
         let of_inbound = gone.refuses().then(|| match (gone.named(inbound), done) {
-            (over, Ok(())) => format!("plaintext that arrives{over} is refused"),
-            (over, Err(error)) => format!(
-                "plaintext that arrives{over} passes by adit and cannot be refused ({error:#})"
-            ),
+            (over, Ok(())) => format!("inbound plaintext{over} is refused"),
+            (over, Err(error)) => format!("inbound plaintext{over} bypasses adit ({error:#})"),
         });
         let over = gone.named(gone.outbound);
         let of_outbound = gone.outbound.contains(&true);
-        let of_outbound = of_outbound.then(|| format!("what it opens{over} passes by adit"));
+        let of_outbound = of_outbound.then(|| format!("outbound connections{over} bypass adit"));
         let what: Vec<_> = of_outbound.into_iter().chain(of_inbound).collect();
         let fault = (!what.is_empty()).then(|| {
             format!(
@@ -338,7 +336,7 @@ impl RedirectWatch {
                 tracing::error!(pod = %watched.pod, "{fault}");
             }
             None if known.is_some() => {
-                tracing::info!(pod = %watched.pod, "istio-cni's rules stand again");
+                tracing::info!(pod = %watched.pod, "istio-cni's rules are in place again");
             }
             _ => {}
         }
@@ -359,7 +357,7 @@ async fn legacy(netns: &Arc<Netns>, families: [bool; 2]) -> LegacyTables {
     let of = Arc::clone(netns);
     let seen = blocking(move || LegacyTables::seen(&of, families)).await;
     seen.unwrap_or_else(|late| Err(late.into())).unwrap_or_else(|error: io::Error| {
-        tracing::debug!(%error, "changes by iptables-legacy are seen late in a pod");
+        tracing::debug!(%error, "changes by iptables-legacy are noticed late in a pod");
         LegacyTables::default()
     })
 }
@@ -369,7 +367,7 @@ async fn open(netns: &Arc<Netns>) -> Option<AwaitedChanges> {
     let of = Arc::clone(netns);
     let opened = blocking(move || Changes::open(&of)).await.ok()?;
     let opened = opened.and_then(Changes::awaited);
-    opened.inspect_err(|error| tracing::debug!(%error, "no news of changes in a pod")).ok()
+    opened.inspect_err(|error| tracing::debug!(%error, "changes in a pod are not reported")).ok()
 }
 
 #[cfg(test)]

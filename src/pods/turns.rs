@@ -69,7 +69,7 @@ impl Turns {
         };
         let (_mine, _place) = tokio::select! {
             biased;
-            () = stop.cancelled() => anyhow::bail!("adit stops"),
+            () = stop.cancelled() => anyhow::bail!("adit is shutting down"),
             taken = taken => taken?,
         };
         Ok(Turn { namespace, _mine, _place, stop })
@@ -109,8 +109,8 @@ impl Turn<'_> {
                 Err(error) => {
                     options.kubelet_probes = false;
                     less = Some(error.context(
-                        "the kubelet's probes are not admitted, as the node cannot protect their \
-                         address from others",
+                        "the kubelet's probes are not allowed, because the node cannot protect \
+                         their address from others",
                     ));
                 }
             }
@@ -178,13 +178,16 @@ impl Turn<'_> {
             (false, false) => Ok(()),
         };
         if let Err(error) = done {
-            tracing::debug!(%error, "the cleanup failed too");
+            tracing::debug!(%error, "the cleanup also failed");
         }
         // What is to be dropped is, whoever is carried.
         if options.non_tcp == NonTcp::Drop
             && let Err(error) = self.judge_non_tcp(uncarried, NonTcp::Drop).await
         {
-            tracing::warn!(%error, "what is not TCP is not dropped in a pod that is not carried");
+            tracing::warn!(
+                %error,
+                "traffic other than TCP is not dropped in a pod that is not attached"
+            );
         }
     }
 

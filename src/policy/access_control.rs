@@ -242,7 +242,7 @@ impl Display for Unnamed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} matches no rule", self.0.name())?;
         match self.0.id_fault.as_deref().or(self.0.spiffe_fault.as_deref()) {
-            Some(fault) => write!(f, "; its SPIFFE ID does not count: {fault}"),
+            Some(fault) => write!(f, "; its SPIFFE ID is ignored: {fault}"),
             None => Ok(()),
         }
     }

@@ -242,7 +242,7 @@ impl<'a> Trace<'a> {
                 let said = verdict.as_ref().filter(|v| !v.allowed()).map(Verdict::to_string);
                 denied(said.unwrap_or_else(|| match self.request.access {
                     AccessRules::NoMatch(why) => why.to_string(),
-                    _ => "no rule admits the caller".to_owned(),
+                    _ => "no rule allows the caller".to_owned(),
                 }))
             }
             _ => None,

@@ -136,7 +136,7 @@ impl Rules {
     /// it. What the others deny they still deny.
     #[must_use]
     pub fn without(self, policy: &str) -> Self {
-        let nobody = Some(format!("policy {policy} is not known"));
+        let nobody = Some(format!("policy {policy} has not been received"));
         Self { nobody, lacks_policy: true, ..self }
     }
 

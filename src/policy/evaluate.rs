@@ -41,12 +41,12 @@ impl fmt::Display for HttpPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::LeftOut => {
-                "asks for something of HTTP (L7), which is not seen here (L4): it denies by the \
-                 rest of what it says, whatever the request is; put it on a waypoint"
+                "has a condition on HTTP (L7), which adit (L4) cannot check: it denies by its \
+                 other conditions alone; put it on a waypoint"
             }
             Self::Skipped => {
-                "asks for something of HTTP (L7), which is not seen here (L4): that never \
-                 matches; put it on a waypoint"
+                "has a condition on HTTP (L7), which adit (L4) cannot check, so it never matches; \
+                 put it on a waypoint"
             }
         })
     }
@@ -125,7 +125,7 @@ impl Rule {
 const MOST_COMPARED: usize = 64;
 
 /// Why a clause does not match that only HTTP shows.
-const UNSEEN: &str = "a condition on HTTP (L7) is never met here (L4)";
+const UNSEEN: &str = "adit (L4) never matches a condition on HTTP (L7)";
 
 impl Clause {
     /// The matches of which L4 sees anything.
@@ -221,7 +221,11 @@ fn of_our_own<T>(
 }
 
 fn of_elsewhere(flow: &Flow) -> &'static str {
-    if flow.foreign { " of another trust domain (`principals` admits such a caller)" } else { "" }
+    if flow.foreign {
+        " of another trust domain (`principals` can allow such a caller)"
+    } else {
+        ""
+    }
 }
 
 fn namespaces(

@@ -137,7 +137,7 @@ impl Arrival for () {
 }
 
 /// A connection on its way to another worker, counted there already.
-type Fresh<A> = (std::net::TcpStream, SocketAddr, A, ConnectionGuard);
+type HandedConn<A> = (std::net::TcpStream, SocketAddr, A, ConnectionGuard);
 
 /// A connection that is served here.
 pub type Taken<A> = (TcpStream, SocketAddr, A, ConnectionGuard);
@@ -148,12 +148,12 @@ pub struct AcceptBalancer<A> {
     all: Arc<[Load<A>]>,
     /// Another has clearly less if it lacks more than one in so many of what this one has.
     part: usize,
-    handed: mpsc::Receiver<Fresh<A>>,
+    handed: mpsc::Receiver<HandedConn<A>>,
 }
 
 struct Load<A> {
     live: Arc<AtomicUsize>,
-    hand: mpsc::Sender<Fresh<A>>,
+    hand: mpsc::Sender<HandedConn<A>>,
 }
 
 /// Counts as one live connection of a worker until dropped.

@@ -43,7 +43,7 @@ impl OriginalPortHbone {
 
 /// None of the three words.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("neither off nor accept nor send")]
+#[error("must be off, accept or send")]
 pub struct UnknownSetting;
 
 impl FromStr for OriginalPortHbone {

@@ -189,7 +189,7 @@ impl KernelRemote {
         Ok(())
     }
 
-    fn last_words(&mut self, error: &io::Error) {
+    fn send_alert(&mut self, error: &io::Error) {
         let cause = error.get_ref().and_then(|e| e.downcast_ref::<RecordError>());
         if let Some(alert) = cause.and_then(RecordError::alert) {
             self.out.push_back((ALERT, vec![2, alert]));
@@ -357,7 +357,7 @@ impl Remote for KernelRemote {
                 Ok(false) => {}
                 Err(error) => {
                     if let Broken::Remote(error) = &error {
-                        self.last_words(error);
+                        self.send_alert(error);
                     }
                     return Poll::Ready(Err(error));
                 }

@@ -78,7 +78,7 @@ pub enum Broken {
 
 /// Inside an error of the far side: it took back what it had admitted.
 #[derive(Debug, thiserror::Error)]
-#[error("the remote side no longer allows this connection: its policy or its trust has changed")]
+#[error("the remote side no longer allows this connection: its policy or its trust changed")]
 pub struct Withdrawn;
 
 impl Withdrawn {
@@ -126,7 +126,7 @@ impl End {
             Self::RemoteReset(e) => (CloseReason::PeerReset, Some(format!("{remote}: {e}"))),
             Self::Idle(limit) => (CloseReason::IdleTimeout, Some(format!("idle for {limit:?}"))),
             Self::HalfClosed(limit) => {
-                let why = format!("half-closed for {limit:?}, and the other side did not finish");
+                let why = format!("half-closed for {limit:?}, but the other side did not finish");
                 (CloseReason::HalfCloseTimeout, Some(why))
             }
         }

@@ -153,7 +153,7 @@ impl SecuredRemote {
         let _ = self.tcp.finish();
     }
 
-    fn last_words(&mut self, error: &io::Error) {
+    fn send_alert(&mut self, error: &io::Error) {
         let cause = error.get_ref().and_then(|e| e.downcast_ref());
         if let (Machine::Tls13(records), Some(cause)) = (&mut self.records, cause) {
             let _ = records.sealer.fail(cause);
@@ -248,7 +248,7 @@ impl Remote for SecuredRemote {
             });
             if let Err(error) = read {
                 if let Broken::Remote(error) = &error {
-                    self.last_words(error);
+                    self.send_alert(error);
                 }
                 return Poll::Ready(Err(error));
             }

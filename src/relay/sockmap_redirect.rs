@@ -37,7 +37,10 @@ impl SockmapRedirect {
             let joined = local.and_then(|local| self.watched.pair(socket, (local, self.remote)));
             match joined {
                 Ok(pair) => (self.two_queues, self.pair) = (pair.is_some(), pair),
-                Err(error) => tracing::debug!(%error, "no sockmap redirect to the application"),
+                Err(error) => tracing::debug!(
+                    %error,
+                    "sockmap redirect to the application is not possible"
+                ),
             }
         }
         self.two_queues
@@ -48,7 +51,10 @@ impl SockmapRedirect {
     pub(super) fn end(&mut self) {
         self.messages = self.messages.max(AFTER);
         if let Some(Err(error)) = self.pair.as_ref().map(Pair::last) {
-            tracing::debug!(%error, "no sockmap redirect; the application is reached by TCP");
+            tracing::debug!(
+                %error,
+                "sockmap redirect is not possible; connecting to the application by TCP"
+            );
             self.pair = None;
         }
     }

@@ -77,14 +77,16 @@ fn open(path: &Path, mode: u32) -> io::Result<(UnixListener, (u64, u64))> {
             let is = io::Error::from(io::ErrorKind::AlreadyExists);
             return Err(say(is, "something that is not a socket exists there; use another path"));
         }
-        if !is_stale(path).map_err(|e| say(e, "whether it is served cannot be known"))? {
+        if !is_stale(path)
+            .map_err(|e| say(e, "cannot tell whether another process is listening there"))?
+        {
             let is = io::Error::from(io::ErrorKind::AddrInUse);
-            return Err(say(is, "another process serves it"));
+            return Err(say(is, "another process is listening there"));
         }
-        std::fs::remove_file(path).map_err(|e| say(e, "a stale one cannot be removed"))?;
+        std::fs::remove_file(path).map_err(|e| say(e, "the stale socket cannot be removed"))?;
     }
     let socket = UnixListener::bind(path).map_err(|e| say(e, "cannot listen"))?;
-    let file = share_socket(path, mode).map_err(|e| say(e, "its mode cannot be set"))?;
+    let file = share_socket(path, mode).map_err(|e| say(e, "its permissions cannot be set"))?;
     Ok((socket, file))
 }
 

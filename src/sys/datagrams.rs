@@ -22,7 +22,8 @@ pub fn bound(netns: &Netns, addr: SocketAddr) -> io::Result<UdpSocket> {
         socket.bind(&addr.into())?;
         Ok(socket)
     })?;
-    let named = |e: io::Error| io::Error::new(e.kind(), format!("listen on {addr} (UDP): {e}"));
+    let named =
+        |e: io::Error| io::Error::new(e.kind(), format!("cannot listen on {addr} (UDP): {e}"));
     opened.and_then(|socket: Socket| UdpSocket::from_std(socket.into())).map_err(named)
 }
 

@@ -96,7 +96,7 @@ pub fn send(socket: BorrowedFd<'_>, message: &[u8], fds: &[BorrowedFd<'_>]) -> i
 pub fn receive(socket: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     let got = take(socket, room, MOST_DESCRIPTORS)?;
     if got.lost {
-        return Err(io::Error::other("descriptors were lost: too many are open"));
+        return Err(io::Error::other("file descriptors were lost: too many are open"));
     }
     Ok((got.bytes, got.fds))
 }

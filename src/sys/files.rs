@@ -48,7 +48,7 @@ pub fn own(path: &Path, options: &OpenOptions) -> io::Result<File> {
     let opened = options.clone().custom_flags(flags.bits()).open(path);
     let file = match opened {
         Err(e) if e.raw_os_error() == Some(nix::libc::ELOOP) => {
-            return Err(foreign("it is a link, and links are not followed here"));
+            return Err(foreign("it is a link, and adit does not follow links here"));
         }
         opened => opened?,
     };
@@ -57,7 +57,7 @@ pub fn own(path: &Path, options: &OpenOptions) -> io::Result<File> {
     match (is.is_file(), is.nlink() <= 1, ours) {
         (true, true, true) => Ok(file),
         (false, ..) => Err(foreign("it is not a regular file")),
-        (_, false, _) => Err(foreign("it has more than one name")),
+        (_, false, _) => Err(foreign("it has more than one name (hard link)")),
         (.., false) => Err(foreign("its owner is not the owner of its directory")),
     }
 }

@@ -107,7 +107,7 @@ pub fn probe() -> Result<Support, String> {
     let found = Support { tls12, tls13 };
     let _ = SUPPORT.set(found);
     match found {
-        Support { tls12: false, tls13: false } => Err("the kernel takes no keys".into()),
+        Support { tls12: false, tls13: false } => Err("the kernel does not accept keys".into()),
         found => Ok(found),
     }
 }

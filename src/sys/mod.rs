@@ -15,5 +15,9 @@ pub mod process;
 pub mod sandbox;
 pub mod seqpacket;
 pub mod sockets;
+#[cfg(feature = "sockmap")]
+pub mod sockmap;
+#[cfg(not(feature = "sockmap"))]
+#[path = "sockmap/absent.rs"]
 pub mod sockmap;
 pub mod xtables;

@@ -18,7 +18,9 @@ pub fn enter() -> io::Result<()> {
     let explain = |what: &str, e: nix::Error| {
         io::Error::new(
             io::Error::from(e).kind(),
-            format!("{what}: {e}; run as root, or allow unprivileged user namespaces"),
+            format!(
+                "cannot create the {what}: {e}; run as root, or allow unprivileged user namespaces"
+            ),
         )
     };
     if !uid.is_root() {

@@ -26,10 +26,10 @@ pub enum ReceiveError {
     #[error("a message is longer than {0} bytes")]
     TooLong(usize),
     /// One at most is taken.
-    #[error("a message came with more than one descriptor")]
+    #[error("a message came with more than one file descriptor")]
     TooManyDescriptors,
     /// This process may have no more of them.
-    #[error("the descriptor of a message was lost: too many files are open in this process")]
+    #[error("the file descriptor of a message was lost: too many files are open in this process")]
     DescriptorLost,
     /// What the kernel says.
     #[error(transparent)]

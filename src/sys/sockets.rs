@@ -40,7 +40,7 @@ pub fn listen(netns: &Netns, addr: SocketAddr) -> io::Result<std::net::TcpListen
             io::ErrorKind::AddrInUse => " (is another proxy attached to this pod?)",
             _ => "",
         };
-        io::Error::new(e.kind(), format!("listen on {addr}: {e}{hint}"))
+        io::Error::new(e.kind(), format!("cannot listen on {addr}: {e}{hint}"))
     })
 }
 
@@ -51,7 +51,7 @@ pub fn listen(netns: &Netns, addr: SocketAddr) -> io::Result<std::net::TcpListen
 pub fn adopted(socket: OwnedFd) -> io::Result<std::net::TcpListener> {
     let socket = Socket::from(socket);
     if !socket.is_listener()? {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket is not listening"));
     }
     to_be_inherited(&socket)?;
     Ok(socket.into())

@@ -135,7 +135,7 @@ fn progress<D>(
         Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
             Err(TlsError::Other("closed during the handshake".into()))
         }
-        Ok(_) => Err(TlsError::Other("data before the handshake was over".into())),
+        Ok(_) => Err(TlsError::Other("data arrived before the handshake was complete".into())),
     };
     (status.discard, step)
 }
@@ -185,7 +185,9 @@ impl<H> Progress<H> {
         self.offered += record;
         self.records += 1;
         if self.records > MOST_RECORDS {
-            return Err(TlsError::Other(format!("more than {MOST_RECORDS} records of handshake")));
+            return Err(TlsError::Other(format!(
+                "the handshake has more than {MOST_RECORDS} records"
+            )));
         }
         Ok(true)
     }
@@ -333,7 +335,7 @@ async fn send(tcp: &TcpStream, output: &mut Vec<u8>) -> Result<(), TlsError> {
 
 async fn receive(tcp: &TcpStream, input: &mut Vec<u8>) -> Result<(), TlsError> {
     if input.len() > MOST {
-        return Err(TlsError::Other(format!("more than {MOST} bytes of handshake")));
+        return Err(TlsError::Other(format!("the handshake has more than {MOST} bytes")));
     }
     input.reserve(4096);
     loop {

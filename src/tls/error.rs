@@ -14,7 +14,7 @@ pub enum TlsError {
     #[error("TLS handshake not finished after {0:?}")]
     Timeout(Duration),
     /// The caller ended before it said anything.
-    #[error("the caller ended before its ClientHello")]
+    #[error("the caller closed the connection before its ClientHello")]
     Silent,
     /// The peer presented no certificate.
     #[error("the peer presented no certificate; mutual TLS needs one on both sides")]
@@ -35,7 +35,7 @@ pub enum TlsError {
     #[error("TLS handshake failed: {0}")]
     Reset(String),
     /// The other end of a connection to an application's port agreed to no tunnel there (ALPN).
-    #[error("TLS handshake failed: the other end takes no tunnels at this port")]
+    #[error("TLS handshake failed: the other end does not accept tunnels on this port")]
     NotAtOriginalPort,
     /// Anything else: not TLS, a version or cipher that is not offered.
     #[error("TLS handshake failed: {0}")]
@@ -49,7 +49,7 @@ pub enum TlsError {
         peer: Box<str>,
     },
     /// Our own SVID could not be made into a TLS configuration.
-    #[error("own SVID cannot be used for TLS: {0}")]
+    #[error("our own SVID cannot be used for TLS: {0}")]
     OwnSvid(String),
 }
 

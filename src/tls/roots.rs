@@ -42,8 +42,8 @@ enum ChainRefusal {
     #[error("{0}")]
     Signer(String),
     #[error(
-        "the certificate is that of a CA and not one of the trusted ones itself: trust exactly \
-         this certificate, pin its key, or issue the peer one that is not a CA"
+        "the certificate is a CA certificate, and not itself one of the trusted ones: trust \
+         exactly this certificate, pin its key, or issue the peer one that is not a CA"
     )]
     Ca,
 }

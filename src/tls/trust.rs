@@ -59,7 +59,7 @@ impl std::str::FromStr for Pin {
         let value = BASE64.decode(value).map_err(|e| format!("is not base64: {e}"))?;
         if value.len() != algorithm.output_len() {
             let (has, wants) = (value.len(), algorithm.output_len());
-            return Err(format!("holds {has} bytes, and {name} has {wants}"));
+            return Err(format!("has {has} bytes, but {name} needs {wants}"));
         }
         Ok(Self { algorithm, name, value })
     }
@@ -131,7 +131,7 @@ impl PeerVerifier {
     /// If there is no root that is valid, or a CRL cannot be read.
     pub fn new(trust: PeerTrust, demanded: bool) -> Result<Self, String> {
         if trust.is_empty() {
-            return Err("there are no trusted roots; name a CA bundle".into());
+            return Err("there are no trusted roots; name a file of CA certificates".into());
         }
         let judge = match &trust {
             PeerTrust::Roots { roots, crls, stale } => Some(Judge::new(roots, crls, *stale)?),

@@ -148,7 +148,7 @@ fn carried() {
     let dump = first.dump(lab);
     assert_eq!(dump["config"]["leafKeyUsage"], "optional");
     assert_eq!(dump["config"]["localNode"], FIRST);
-    first.adit().logs("leaves without key usage are accepted … Cilium's agent");
+    first.adit().logs("leaf certificates without key usage are accepted … Cilium's agent");
     world.agents_are_content();
 }
 
@@ -195,7 +195,7 @@ fn refused_as_own() {
     let mut world = World::new([(Leaves::Bare, strict), (Leaves::Bare, &[])], &[WEB, DB, FAR]);
     world.runs(&["web", "db"], &["far"]);
     assert!(world.lab.ask("web", "10.77.0.2:8080").is_err());
-    world.first.adit().logs("is not used … key usage is missing");
+    world.first.adit().logs("was rejected … key usage is missing");
 }
 
 /// Signed by the cluster's own key, and without key usage.

@@ -61,7 +61,7 @@ fn refused() {
         let ejected = &first.dump(lab)["ejectedEndpoints"][0];
         ejected["endpoint"] == "10.77.0.4:8080" && ejected["pod"] == "shop/web"
     });
-    first.adit().logs("leaving an endpoint out for … 10.77.0.4:8080");
+    first.adit().logs("endpoint ejected for … 10.77.0.4:8080");
     let counted = retries(&world);
     assert!(counted.contains("close_reason=\"connect_failure\""), "{counted}");
     let metrics = first.counts(lab, "adit_endpoint_ejections_total");

@@ -75,7 +75,6 @@ mod wire;
 mod world;
 
 fn main() {
-    lab::become_root();
     let ours = [
         calls::TESTS,
         policies::TESTS,

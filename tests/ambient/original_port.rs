@@ -194,7 +194,7 @@ fn half() {
     assert_eq!(heard, Err(ErrorKind::ConnectionReset), "the application hears nothing of it");
     assert!(began.elapsed() > Duration::from_secs(5), "it has the time of a handshake");
     let record = world.second.record("it", |record| {
-        record["error"].as_str().is_some_and(|why| why.contains("the ClientHello was not whole"))
+        record["error"].as_str().is_some_and(|why| why.contains("the ClientHello was not complete"))
     });
     assert_eq!(record["dst.addr"], "10.77.0.3:8080", "{record}");
 }
@@ -211,7 +211,7 @@ fn refused() {
         record["direction"] == "outbound" && record["dst.addr"] == "10.77.0.3:8080"
     });
     let why = record["error"].as_str().unwrap();
-    assert!(why.contains("need ADIT_ORIGINAL_PORT_HBONE=accept at that node"), "{record}");
+    assert!(why.contains("needs ADIT_ORIGINAL_PORT_HBONE=accept on that node"), "{record}");
     world.answered("far", "10.96.0.1:80");
     world.answered("web", "10.96.0.2:80");
 }

@@ -92,7 +92,7 @@ fn withheld() {
     assert!(world.lab.ask("web", "10.96.0.3:80").is_err());
     assert!(world.lab.ask("far", "10.96.0.1:80").is_err());
     world.second.record("a peer that is not believed yet", |record| {
-        record["error"].as_str().is_some_and(|why| why.contains("no peer is believed: the CRLs of"))
+        record["error"].as_str().is_some_and(|why| why.contains("no peer is trusted: the CRLs of"))
     });
     write(&world, &world.istiod.crl(&[]));
     world.second.says_of_readiness(&world.lab, "200 OK");

@@ -74,7 +74,7 @@ fn policed() {
 fn elsewhere() {
     let mut world = World::running();
     world.istiod.says(vec![proxy("10.77.0.99", &[])]);
-    let refused = || world.first.adit().log().contains("nothing is done in its name");
+    let refused = || world.first.adit().log().contains("so adit does not act for it");
     wait_until("it is said that the mesh is wrong", LIMIT, refused);
     assert!(!world.first.certificates(&world.lab).contains(&ZTUNNEL.to_owned()));
     world.istiod.says(vec![proxy("10.77.0.201", &[])]);

@@ -79,7 +79,7 @@ fn own() {
 fn told() {
     let mut world = world();
     let reply = |world: &World, to: &str, port| asked(world, to, port).0;
-    assert_eq!(reply(&world, "10.77.0.3", 81), 5, "nobody listens there");
+    assert_eq!(reply(&world, "10.77.0.3", 81), 5, "no process is listening there");
     assert_eq!(reply(&world, "10.96.0.3", 81), 4, "the service has no such port");
     assert_eq!(reply(&world, "nobody.shop.svc.cluster.local", 80), 4, "no such name");
     for (to, port) in [("10.77.0.1", 15001), ("127.0.0.1", 15080), ("127.0.0.1", 8080)] {
@@ -104,7 +104,7 @@ fn silent() {
     let world = world();
     let many: Vec<_> = (0..300).map(|_| world.lab.connect("web", AT).unwrap()).collect();
     world.first.record("one too many", |record| {
-        record["error"].as_str().is_some_and(|why| why.contains("have not said yet what they want"))
+        record["error"].as_str().is_some_and(|why| why.contains("have not sent their requests yet"))
     });
     world.answered("web", "10.96.0.3:80");
     drop(many);

@@ -50,7 +50,7 @@ async fn a_server_of_another_name_or_root_is_not_talked_to() {
     std::fs::write(&token, " \n").unwrap();
     let error = fetch(&client, &id("ns/shop/sa/web")).await.unwrap_err();
     assert!(error.to_string().contains("is empty"), "{error}");
-    assert!(server.lines().iter().all(|line| line["message"] != "refused"));
+    assert!(server.lines().iter().all(|line| line["message"] != "request refused"));
 }
 
 #[tokio::test]

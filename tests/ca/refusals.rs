@@ -46,7 +46,7 @@ async fn each_bad_token_is_refused_with_its_reason() {
         let line = server.decision(n);
         assert_eq!(
             (&line["message"], &line["reason"]),
-            (&json!("refused"), &json!(reason)),
+            (&json!("request refused"), &json!(reason)),
             "{line}"
         );
     }

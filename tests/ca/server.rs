@@ -133,7 +133,8 @@ impl CaServer {
     /// The `n`th decision, counted from 0.
     #[track_caller]
     pub(crate) fn decision(&self, n: usize) -> Value {
-        let decided = |l: &Value| l["message"] == "issued" || l["message"] == "refused";
+        let decided =
+            |l: &Value| l["message"] == "SVID issued" || l["message"] == "request refused";
         let all = || self.lines().into_iter().filter(decided).collect::<Vec<_>>();
         self.line("of a decision", |_| all().len() > n);
         all().swap_remove(n)

@@ -14,7 +14,7 @@ fn the_last_descriptors_are_not_for_callers() {
     assert!(limited.is_ok_and(|s| s.success()), "`prlimit` of the package util-linux runs");
     let open = || std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").count();
     let silent: Vec<_> = (0..220).filter_map(|_| TcpStream::connect(server.addr).ok()).collect();
-    server.line("of the shortage", |l| l["message"] == "accept failed, backing off");
+    server.line("of the shortage", |l| l["message"] == "accept failed; trying again after a pause");
     let full = open();
     assert!((150..=196).contains(&full), "{full} descriptors are taken");
     let at = server.line("of metrics", |l| l["message"] == "serving metrics");

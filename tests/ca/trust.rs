@@ -27,7 +27,7 @@ async fn an_svid_that_was_revoked_gets_no_other() {
     // The host may have an SVID again, but whoever holds the old one may not be it.
     let other = async || !fetch(&client, &host).await.unwrap_err().is_ban();
     wait_until_async("it is refused for something else than the ban", LIMIT, other).await;
-    let of = |l: &Value| l["message"] == "refused" && l.to_string().contains("revoked");
+    let of = |l: &Value| l["message"] == "request refused" && l.to_string().contains("revoked");
     server.line("of the refusal", of);
 }
 

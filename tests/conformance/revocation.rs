@@ -141,7 +141,11 @@ fn a_crl_speaks_for_the_key_that_signed_it_and_not_for_a_name() {
     // A root that has gone speaks for nobody.
     let gone = with(bundle("td", &[&new]), &[&crl(&old, &[&svid])]);
     assert_eq!(revoked(judge(&[svid], std::slice::from_ref(&gone))), "accepted");
-    assert!(faults(&gone)[0].contains("not signed with that one's key"), "{:?}", faults(&gone));
+    assert!(
+        faults(&gone)[0].contains("not signed with that authority's key"),
+        "{:?}",
+        faults(&gone)
+    );
 }
 
 #[test]
@@ -170,7 +174,7 @@ fn an_unusable_crl_revokes_nothing_is_told_and_takes_no_other_with_it() {
         ("a certificate", svid.to_vec(), "cannot be read"),
         ("cut", right[..right.len() - 9].to_vec(), "cannot be read"),
         ("with something after it", longer, "cannot be read"),
-        ("with another signature", forged, "not signed with that one's key"),
+        ("with another signature", forged, "not signed with that authority's key"),
     ];
     for (name, der, why) in cases {
         let der = Crl::from(der);

@@ -100,7 +100,7 @@ fn the_clock_that_counts_is_the_one_given_to_the_second() {
     let direct = [leaf(&root, valid)];
     let longer_than_its_issuer = [leaf(&middle, valid), middle.der.clone()];
     let cases: [(&[CertificateDer<'_>], u64, &str); 8] = [
-        (&direct, 1_701_999_999, "not valid yet: it begins at 2023-12-08T01:46:40Z, in 1s"),
+        (&direct, 1_701_999_999, "not valid yet: it becomes valid at 2023-12-08T01:46:40Z, in 1s"),
         (&direct, 1_702_000_000, ""),
         (&direct, 1_702_003_600, ""),
         (&direct, 1_702_003_601, "expired at 2023-12-08T02:46:40Z, 1s ago"),

@@ -31,7 +31,7 @@ async fn a_bad_answer_changes_nothing_and_says_why() {
         ("HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n".into(), "answered 500"),
         ("HTTP/1.1 204 No Content\r\n\r\n".into(), "answered 204"),
         (redirect("http://127.0.0.1/").into_bytes(), "must begin with https://"),
-        (redirect("https://a@127.0.0.1/").into_bytes(), "must have no user"),
+        (redirect("https://a@127.0.0.1/").into_bytes(), "must not have a user"),
         (redirect(&imposter.url("/")).into_bytes(), "spiffe://other.td/web"),
         (empty.into(), "is not followed"),
         (ok(&huge).into(), "more than 4194304 bytes"),

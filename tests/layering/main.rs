@@ -9,6 +9,7 @@ mod allowed;
 mod circles;
 mod functions;
 mod parity;
+mod phrases;
 mod tree;
 
 use functions::Function;
@@ -115,6 +116,11 @@ fn each_alert_has_a_runbook_that_is_there_and_the_manifest_has_the_same_alerts()
     assert!(alerts > 20, "{alerts} alerts: is the file read?");
     none("an alert names its runbook", &faults, &[]);
     assert!(alerts::manifest_is_in_step(), "run scripts/deploy.sh --write");
+}
+
+#[test]
+fn phrases_that_were_mended_do_not_come_back() {
+    none("a user understands a sentence at the first reading", &phrases::found(), &[]);
 }
 
 #[test]

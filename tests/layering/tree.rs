@@ -56,19 +56,22 @@ pub(crate) fn files() -> Vec<File> {
 
 /// The text of each file of these endings below these folders.
 pub(crate) fn texts(folders: &[&str], endings: &[&str]) -> Vec<String> {
-    let mut folders: Vec<PathBuf> = folders.iter().map(PathBuf::from).collect();
-    let mut texts = Vec::new();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|e| endings.iter().any(|ending| e == *ending)) {
-                texts.push(fs::read_to_string(path).unwrap());
-            }
+    paths(folders, endings).iter().map(|path| fs::read_to_string(path).unwrap()).collect()
+}
+
+/// The files of these endings among these paths and below them.
+pub(crate) fn paths(of: &[&str], endings: &[&str]) -> Vec<String> {
+    let mut rest: Vec<PathBuf> = of.iter().map(PathBuf::from).collect();
+    let mut found = Vec::new();
+    while let Some(path) = rest.pop() {
+        if path.is_dir() {
+            rest.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|e| endings.iter().any(|ending| e == *ending)) {
+            found.push(path.display().to_string());
         }
     }
-    texts
+    found.sort();
+    found
 }
 
 fn module(path: &Path) -> Vec<String> {

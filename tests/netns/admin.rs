@@ -73,7 +73,7 @@ fn socket() {
     assert!(ask(&path, "POST /quitquitquit").starts_with("HTTP/1.1 405"), "of ambient nodes");
     let foreign = ask(&path, "POST /logging?level=off HTTP/1.1\r\nhost: evil.example\r\nx: y");
     assert!(foreign.starts_with("HTTP/1.1 403"), "{foreign}");
-    assert_eq!(lab.admin("127.0.0.1:15000", "GET /certs"), "", "nobody listens there");
+    assert_eq!(lab.admin("127.0.0.1:15000", "GET /certs"), "", "no process is listening there");
     // Another process leaves it alone.
     let done = Command::new(env!("CARGO_BIN_EXE_adit"))
         .args(["run", "-c"])
@@ -82,7 +82,7 @@ fn socket() {
         .unwrap();
     assert_eq!(done.status.code(), Some(1));
     let said = String::from_utf8_lossy(&done.stderr).into_owned();
-    assert!(said.contains("another process serves it"), "{said}");
+    assert!(said.contains("another process is listening there"), "{said}");
     assert!(ask(&path, "GET /certs").starts_with("HTTP/1.1 200 OK"));
 
     lab.signal(Signal::SIGKILL);

@@ -77,7 +77,7 @@ fn refuted() {
     world.names(&[("db", "db", "10.77.0.2")]);
     world.lab.wait("named", || {
         world.pods.refuted().iter().any(|why| {
-            why.contains("pod shop/db: its network namespace holds 10.77.0.3")
+            why.contains("pod shop/db: its network namespace has 10.77.0.3")
                 && why.contains("the mesh says 10.77.0.2")
         })
     });
@@ -244,7 +244,7 @@ fn watchdog() {
     assert!(!answers(&world), "no plaintext to a pod of a strict mesh");
 
     world.lab.tool("db", "nft delete table inet istio-ambient-nat");
-    world.lab.wait("named", || is_named(&world, "plaintext that arrives is refused"));
+    world.lab.wait("named", || is_named(&world, "inbound plaintext is refused"));
     assert!(!answers(&world), "it does not pass by");
     assert_eq!(world.lab.ask("web", "10.77.0.2:8080").unwrap(), "caller 10.77.0.1\nhello\n");
     // The kubelet, as istio-cni translates its address, and the pod's own calls go on.
@@ -266,7 +266,7 @@ fn unmeshed() {
     let mut world = World::new();
     let cni = world.cni();
     assert_eq!(world.adds(&cni, "db"), "");
-    world.lab.wait("named", || is_named(&world, "what it opens passes by adit"));
+    world.lab.wait("named", || is_named(&world, "outbound connections bypass adit"));
     assert!(answers(&world), "nobody knows what stands where rules of plaintext were never seen");
     redirected(&world);
     world.lab.tool("db", "nft delete table inet istio-ambient-nat");

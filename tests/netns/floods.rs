@@ -129,7 +129,7 @@ fn memory() {
             }
             senders.push(send);
         }
-        let full = async || overloaded(&lab, "in memory for readers that stall");
+        let full = async || overloaded(&lab, "stalled readers hold too much memory");
         wait_until_async("a reader that stalls is too much", LIMIT, full).await;
     });
     let mut echo = [0; 6];

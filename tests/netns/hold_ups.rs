@@ -23,15 +23,17 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("hold_ups::a_pod_whose_nft_hangs_keeps_no_other_from_being_captured", hanging_in_one),
     ("hold_ups::a_pod_made_anew_is_captured_at_once_while_its_predecessor_drains", made_anew),
     ("hold_ups::a_pod_that_follows_another_has_no_moment_without_rules", successor),
+    ("hold_ups::a_pod_whose_first_try_fails_finds_its_namespace_closed", late_successor),
     ("hold_ups::a_pod_that_leaves_takes_nobody_elses_connections_along", leaving_pod),
 ];
 
 /// An `nft` that hangs, and says so where adit may write, while there is a file of the name `hang`
-/// beside it: where that names a namespace, in that one only.
+/// beside it: where that names a namespace, in that one only. It does not hang again where there is
+/// one of the name `once` too.
 fn nft_that_may_hang(tools: &Path) {
     let script = "#!/bin/sh
 here=$(dirname \"$0\")
-if [ -e \"$here/hang\" ]; then
+if [ -e \"$here/hang\" ] && ! { [ -e \"$here/once\" ] && [ -e \"$here/../ca/hangs\" ]; }; then
     only=$(cat \"$here/hang\")
     case \"$only\" in '' | \"$(readlink /proc/self/ns/net)\") : > \"$here/../ca/hangs\"; exec sleep 60 ;; esac
 fi
@@ -265,6 +267,41 @@ fn successor() {
         drop(open);
         lab.wait("answering", || lab.ask("web", "10.96.0.10:80").is_ok());
     }
+}
+
+/// The one before it waits for it, and removes no rules when its first try has failed.
+fn late_successor() {
+    let mut lab = Lab::new(PODS);
+    let tools = lab.file("tools");
+    nft_that_may_hang(&tools);
+    lab.tools = Some(tools.clone());
+    lab.drain = "1s";
+    lab.echo("db", 8080);
+    let first = allow(&["web"]);
+    lab.start(&first);
+    fs::write(tools.join("once"), "").unwrap();
+    fs::write(tools.join("hang"), "").unwrap();
+    let other = first.replace("name: db, namespace", "name: db2, namespace");
+    lab.write_mesh(&other.replace("[shop/db]", "[shop/db2]"));
+    let closed = |lab: &Lab| {
+        let tables = lab.tool("db", "nft list tables");
+        for table in ["adit-nat", "adit-mangle", "adit-filter"] {
+            assert!(tables.contains(table), "{table} is missing: {tables}\n{}", lab.log());
+        }
+        assert!(!outsider_is_answered(lab), "{}", lab.log());
+    };
+    let attached = |lab: &Lab| lab.log().matches("pod attached").count() > PODS.len();
+    lab.wait("the one before is gone", || {
+        closed(&lab);
+        lab.log().contains("pod detached")
+    });
+    assert!(!attached(&lab), "its first try has failed");
+    assert!(lab.log().contains("nft did not end within 5 s"), "{}", lab.log());
+    lab.wait("attached", || {
+        closed(&lab);
+        attached(&lab)
+    });
+    lab.wait("answering", || lab.ask("web", "10.96.0.10:80").is_ok());
 }
 
 /// What it has open is cut after its grace, and says so; what others have open is theirs.

@@ -40,6 +40,7 @@ mod revocation;
 #[path = "../support/rules_of_cni.rs"]
 mod rules_of_cni;
 mod service;
+#[cfg(feature = "sockmap")]
 mod short_way;
 mod shortage;
 #[path = "../support/spiffe_ids.rs"]
@@ -56,7 +57,6 @@ mod wait;
 mod workers;
 
 fn main() {
-    lab::become_root();
     let all = [
         admin::TESTS,
         announced::TESTS,
@@ -80,6 +80,7 @@ fn main() {
         hold_ups::TESTS,
         starts::TESTS,
         service::TESTS,
+        #[cfg(feature = "sockmap")]
         short_way::TESTS,
         workers::TESTS,
         order::TESTS,

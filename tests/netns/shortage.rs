@@ -34,9 +34,9 @@ fn descriptors() {
     // Each waits for a handshake.
     let waiting: Vec<_> =
         (0..highest + 40).filter_map(|_| lab.connect("db", "127.0.0.1:15008").ok()).collect();
-    lab.wait("short", || lab.log().contains("accept failed, backing off"));
+    lab.wait("short", || lab.log().contains("accept failed; trying again after a pause"));
     std::thread::sleep(std::time::Duration::from_secs(1));
-    let told = lab.log().matches("accept failed, backing off").count();
+    let told = lab.log().matches("accept failed; trying again after a pause").count();
     assert!(told < 60, "it spins: {told} lines");
     drop(waiting);
     lab.wait("back", || lab.ask("web", "10.96.0.10:80").is_ok());
@@ -81,7 +81,7 @@ fn operators() {
     let open = || std::fs::read_dir(format!("/proc/{}/fd", lab.pid())).unwrap().count();
     let _waiting: Vec<_> =
         (0..200).filter_map(|_| lab.connect("db", "127.0.0.1:15008").ok()).collect();
-    lab.wait("short", || lab.log().contains("accept failed, backing off"));
+    lab.wait("short", || lab.log().contains("accept failed; trying again after a pause"));
     let full = open();
     assert!((180..=193).contains(&full), "{full} descriptors are taken");
     let _silent: Vec<_> =

@@ -300,7 +300,7 @@ fn probes() {
         assert!(counted.contains(&format!("packets {} ", n + 1)), "{probe:?}: {counted}");
     }
     assert!(!outsider_is_answered(&lab), "any other address is refused");
-    let said = "plaintext from the address of the kubelet's probes was admitted";
+    let said = "plaintext from the address of the kubelet's probes was allowed";
     lab.wait("said", || lab.log().contains(said));
     let line = lab.log().lines().find(|line| line.contains(said)).unwrap().to_owned();
     assert!(line.contains("shop/db"), "{line}");

@@ -182,7 +182,7 @@ fn fails() {
     let text = format!("{text}admin: {{ address: \"{}\" }}\n", taken.local_addr().unwrap());
     std::fs::write(lab.file("late.yaml"), text).unwrap();
     assert_eq!(lab.fails_to_take_over("late.yaml").code(), Some(1));
-    lab.wait("told", || lab.log().contains("a process asked to take over and did not"));
+    lab.wait("told", || lab.log().contains("a process asked to take over, but did not"));
     load.goes_on(&lab);
     still(&mut open);
     assert!(lab.readiness().contains("200 OK"), "{}", lab.readiness());
@@ -197,7 +197,7 @@ fn fails() {
     lab.capture = "rules: nft, onStop: remove";
     write_waiting(&mut lab);
     let mut old = lab.take_over("waits.yaml");
-    lab.wait("starting", || old.log().contains("handed the sockets to a new process"));
+    lab.wait("starting", || old.log().contains("passed the sockets to a new process"));
     lab.wait("ready to stop", || lab.log().contains("adit starts"));
     assert!(lab.stop().success());
     load.goes_on(&lab);
@@ -220,7 +220,7 @@ fn gone() {
     let before = rules(&lab);
     write_waiting(&mut lab);
     let mut old = lab.take_over("waits.yaml");
-    lab.wait("starting", || old.log().contains("handed the sockets to a new process"));
+    lab.wait("starting", || old.log().contains("passed the sockets to a new process"));
     assert!(lab.ask("web", "10.96.0.10:80").is_ok(), "{}", old.log());
     assert!(old.runs());
     old.signal(Signal::SIGTERM);
@@ -299,7 +299,7 @@ fn other_file() {
     std::fs::write(lab.file("next.yaml"), next).unwrap();
     let mut old = lab.take_over("next.yaml");
     assert_eq!(old.ends().code(), Some(0), "{}", old.log());
-    assert!(!admin.exists(), "nobody listens there");
+    assert!(!admin.exists(), "no process is listening there");
     lab.wait("the new pod is carried", || lab.ask("web", "10.96.0.10:80").is_ok());
     assert_eq!(lab.tool("spy", "nft list tables"), "", "it is no longer in the file");
     lab.wait("permissive as the file says", || {

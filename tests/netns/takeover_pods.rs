@@ -41,7 +41,7 @@ fn attached_meanwhile() {
     assert_ne!(waits, with_late);
     std::fs::write(lab.file("next.yaml"), lab.mesh_text(&waits)).unwrap();
     let mut old = lab.take_over("next.yaml");
-    lab.wait("handed", || old.log().contains("handed the sockets to a new process"));
+    lab.wait("handed", || old.log().contains("passed the sockets to a new process"));
     lab.wait("it waits", || lab.log().contains("none of the pod's addresses (10.77.0.33)"));
     lab.write_mesh(&with_late);
     lab.wait("attached by the one before", || {

@@ -199,7 +199,7 @@ fn a_name_that_the_ca_cannot_verify_is_tried_again_until_told_to_end() {
     let (pki, listen) = (Pki::new(), free());
     let pebble = Pebble::start(&pki, nobody().port(), 3600);
     let adit = Adit::launch(server(&pki, listen, nobody(), &pebble.directory));
-    adit.logs("no certificate by ACME yet … Failed to connect … tls-alpn-01");
+    adit.logs("no certificate by ACME yet; trying again … Failed to connect … tls-alpn-01");
     assert_eq!(adit.stop(), 0);
 }
 

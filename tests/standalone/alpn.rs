@@ -68,7 +68,7 @@ fn a_client_offers_its_protocols() {
 fn what_is_no_protocol_is_refused() {
     let pki = Pki::new();
     for (flags, says) in [
-        ("--alpn acme-tls/1", "a CA of ACME"),
+        ("--alpn acme-tls/1", "is reserved for ACME challenges"),
         ("--alpn h2 --alpn h2", "each once"),
         ("--alpn \u{e4}", "not a protocol name"),
         ("--alpn h2 --tunnel hbone", "--alpn cannot be used with --tunnel"),

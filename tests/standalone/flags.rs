@@ -160,7 +160,7 @@ fn files_that_are_missing_or_wrong_are_named() {
             "text.pem: contains no PEM certificate",
         ),
         (format!("--cert {crt} --key {key} --cacert {ca} --crl {text}"), "text.pem"),
-        (format!("--cert {crt} --key {app} --cacert {ca}"), "is not that of the certificate"),
+        (format!("--cert {crt} --key {app} --cacert {ca}"), "does not belong to the certificate"),
     ] {
         refuses(&format!("{rest} {flags}"), says);
     }
@@ -188,15 +188,21 @@ fn what_a_server_may_not_be() {
     let pin = format!("--allow-spki-pin sha256:{}", "A".repeat(43) + "=");
     for (args, says) in [
         (local.clone(), "no client is allowed"),
-        (format!("{local} --allow-all --disable-authentication"), "excludes all --allow"),
-        (format!("{local} --allow-cn a --disable-authentication"), "excludes all --allow"),
-        (format!("{local} {pin} --disable-authentication"), "excludes all --allow"),
-        (format!("{local} {pin} --allow-cn a"), "--allow-spki-pin excludes"),
-        (format!("{local} {pin} --allow-all"), "--allow-spki-pin excludes"),
-        (format!("{local} --allow-all --allow-cn a"), "--allow-all admits every client"),
+        (
+            format!("{local} --allow-all --disable-authentication"),
+            "cannot be used with --allow flags",
+        ),
+        (
+            format!("{local} --allow-cn a --disable-authentication"),
+            "cannot be used with --allow flags",
+        ),
+        (format!("{local} {pin} --disable-authentication"), "cannot be used with --allow flags"),
+        (format!("{local} {pin} --allow-cn a"), "--allow-spki-pin cannot be used"),
+        (format!("{local} {pin} --allow-all"), "--allow-spki-pin cannot be used"),
+        (format!("{local} --allow-all --allow-cn a"), "--allow-all allows every client"),
         (
             format!("{local} --allow-all --allow-id spiffe://td/a"),
-            "--allow-all admits every client",
+            "--allow-all allows every client",
         ),
         (
             format!("server --listen 127.0.0.1:0 --target 192.0.2.1:1 {shown} --allow-all"),
@@ -230,7 +236,7 @@ fn what_a_client_may_not_be() {
             format!("client --listen 127.0.0.1:0 --target systemd:x {shown}"),
             "systemd:NAME is for --listen",
         ),
-        (format!("{local} {pin} --verify-cn a"), "--verify-spki-pin excludes"),
+        (format!("{local} {pin} --verify-cn a"), "--verify-spki-pin cannot be used"),
         (format!("{local} --connect-timeout 0"), "--connect-timeout must not be 0"),
     ] {
         refuses(&args, says);

@@ -9,6 +9,7 @@
 
 mod access;
 mod access_client;
+#[cfg(feature = "acme")]
 mod acme;
 #[path = "../support/agent.rs"]
 mod agent;
@@ -39,6 +40,7 @@ mod probes;
 #[path = "../support/process.rs"]
 mod process;
 mod proxy;
+#[cfg(feature = "rego")]
 mod rego;
 mod reload;
 mod sandbox;
@@ -48,6 +50,7 @@ mod starts;
 mod status;
 mod storms;
 mod streams;
+#[cfg(feature = "pkcs11")]
 mod tokens;
 mod trust;
 mod unix;

@@ -131,7 +131,8 @@ fn a_client_asks_its_target() {
     let adit = Adit::start(pki.client(db.addr) + " --starttls postgres");
     assert_eq!(ask(adit.addr, b"hello").unwrap(), b"hello");
     assert_eq!(agreed.recv().unwrap().as_deref(), Some(&b"postgresql"[..]));
-    for (answered, says) in [(b'N', "speaks no TLS (ssl = off)"), (b'E', "as PostgreSQL does")] {
+    for (answered, says) in [(b'N', "does not offer TLS (ssl = off)"), (b'E', "is not PostgreSQL")]
+    {
         let (db, _) = postgres(&pki, answered);
         let adit = Adit::start(pki.client(db.addr) + " --starttls postgres");
         assert!(ask(adit.addr, b"hello").map_or(true, |heard| heard.is_empty()));
@@ -188,7 +189,7 @@ fn an_application_that_asks_is_told_that_there_is_no_tls_on_its_side() {
         let mut socket = dial(adit.addr);
         socket.write_all(words).unwrap();
         assert_eq!(socket.read_to_end(&mut Vec::new()).unwrap_or_default(), 0);
-        adit.logs_since(seen, "the application has not said how it begins within 3s");
+        adit.logs_since(seen, "the application sent nothing within 3s");
     }
 }
 
@@ -207,7 +208,7 @@ fn a_cancel_request_goes_to_the_target_behind_tls_alone() {
     let mut socket = dial(adit.addr);
     socket.write_all(&CANCEL_REQUEST).unwrap();
     assert_eq!(socket.read_to_end(&mut Vec::new()).unwrap_or_default(), 0);
-    adit.logs("tls_failure … PostgreSQL's CancelRequest in the clear");
+    adit.logs("tls_failure … PostgreSQL's CancelRequest in plaintext");
     assert_eq!(echo.taken(), 1);
     // Both ends of it.
     let client = Adit::start(pki.client(adit.addr) + " --starttls postgres");

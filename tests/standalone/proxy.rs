@@ -212,7 +212,7 @@ fn a_header_is_not_waited_for_for_ever() {
         socket.write_all(words).unwrap();
         assert!(matches!(crate::wait::read_once(&mut socket, &mut [0; 1]), Ok(0) | Err(_)));
     }
-    wait_until("all are recorded", LIMIT, || adit.count("did not come in time") == 3);
+    wait_until("all are recorded", LIMIT, || adit.count("did not arrive in time") == 3);
 }
 
 /// Who is not asked to speak the PROXY protocol cannot choose an address.

@@ -66,7 +66,7 @@ fn a_certificate_waits_for_its_key() {
     let new = pki.ca.leaf("server", as_server);
     pki.put("new", &new);
     std::fs::rename(pki.path("new.crt"), pki.path("server.crt")).unwrap();
-    adit.logs("rejected; keeping … is not that of the certificate");
+    adit.logs("rejected; keeping … does not belong to the certificate");
     assert!(shows(&pki, &adit, &pki.server));
     std::fs::rename(pki.path("new.key"), pki.path("server.key")).unwrap();
     adit.logs("changed files reloaded");
@@ -130,7 +130,7 @@ fn what_is_wrong_changes_nothing_and_is_told() {
     for (file, bad, was, says) in [
         ("server.crt", &b""[..], &good, "server.crt: contains no PEM certificate"),
         ("server.crt", &good[..good.len() / 2], &good, "server.crt"),
-        ("server.key", &other_key, &good_key, "is not that of the certificate"),
+        ("server.key", &other_key, &good_key, "does not belong to the certificate"),
         ("server.key", b"-----BEGIN PRIVATE KEY-----\n", &good_key, "server.key"),
         ("server.crt", &expired, &good, "server.crt"),
         ("ca.pem", b"nothing", &roots, "ca.pem: contains no PEM certificate"),

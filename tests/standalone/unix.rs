@@ -84,7 +84,7 @@ fn the_path_stays_where_sigterm_and_a_takeover_meet() {
     ));
     let find = || HandoffClient::find(&meet).unwrap();
     let (next, sockets) = wait_for("its sockets", LIMIT, find);
-    adit.logs("handed the sockets to a new process");
+    adit.logs("passed the sockets to a new process");
     assert_eq!(adit.stop(), 0);
     drop(next);
     let [(_, socket)] = <[_; 1]>::try_from(sockets).expect("one socket");
@@ -136,7 +136,7 @@ fn a_clients_target_may_be_a_unix_socket_by_either_kind_of_name() {
         let other = format!("{} --override-server-name other.example", pki.client(&there));
         let other = Adit::start(other);
         assert!(crate::backends::ask(other.addr, &words).map_or(true, |heard| heard.is_empty()));
-        other.logs("is not valid for other.example");
+        other.logs("is not valid for the requested name other.example");
         assert_eq!(server.stop(), 0);
     }
 }

@@ -112,7 +112,7 @@ fn a_server_uses_no_svid_that_was_taken_back() {
 
     let new = pki.ca.leaf("server", as_server);
     agent.gives(Some(answer(&pki, DB, &new)));
-    adit.logs("an SVID was issued again");
+    adit.logs("an SVID is available again");
     assert_eq!(caller.says(adit.addr, "hello").unwrap(), "hello");
     let session = caller.dial(adit.addr).unwrap();
     assert_eq!(session.conn.peer_certificates().unwrap()[0], new.chain[0]);

@@ -17,12 +17,6 @@ use crate::{
     wait::{LIMIT, wait_for, wait_until},
 };
 
-/// Moves into namespaces of our own, as root there. Call before any thread starts.
-pub(crate) fn become_root() {
-    adit::sys::sandbox::enter().expect("root, or user namespaces");
-    ip("link set lo up");
-}
-
 pub(crate) fn ip(arguments: &str) {
     let done = Command::new("ip").args(arguments.split_whitespace()).output().expect("ip runs");
     assert!(done.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&done.stderr));

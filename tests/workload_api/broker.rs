@@ -9,7 +9,7 @@ use std::{
 
 use adit::{
     credentials::{
-        CarriedAs, Source, SourceError, Svids, Urgency, Wanted,
+        AttachedAs, Source, SourceError, Svids, Urgency, Wanted,
         broker::{Broker, BrokerConfig},
     },
     identity::X509Svid,
@@ -68,11 +68,11 @@ fn broker_at(provider: &Provider, provider_name: &str, socket: &str) -> Broker {
 }
 
 /// A pod of a service account, with a UID that ends in its number.
-fn pod(account: &str, number: u32) -> (Wanted, CarriedAs) {
+fn pod(account: &str, number: u32) -> (Wanted, AttachedAs) {
     let name = format!("{account}-{number}");
     let uid: Arc<str> = format!("shop/{name}").into();
     let pod_uid = format!("{}{number:04}", &UID[..32]);
-    let carried = CarriedAs {
+    let carried = AttachedAs {
         uid: Arc::clone(&uid),
         namespace: "shop".into(),
         name: name.into(),
@@ -117,8 +117,12 @@ fn each_pod_has_a_key_of_its_own() {
         let ((web, web_as), (db, db_as)) = (pod("web", 1), pod("db", 2));
         let own = std::process::id();
         let job = Wanted { uid: "shop/job".into(), id: spiffe("job") };
-        let job_as =
-            CarriedAs { uid: Arc::clone(&job.uid), pod_uid: None, pid: Some(own), ..db_as.clone() };
+        let job_as = AttachedAs {
+            uid: Arc::clone(&job.uid),
+            pod_uid: None,
+            pid: Some(own),
+            ..db_as.clone()
+        };
         source.carries(&[web_as, db_as, job_as]);
         for (name, of) in [("web", "shop/web-1"), ("db", "shop/db-2")] {
             provider.say(of, Ok(answer(&[&ROOT.own(name)])));
@@ -175,7 +179,7 @@ fn no_two_pods_have_one_key() {
         got(&source, &one).await;
         let second = source.fetch(&two, Urgency::OnDemand).await.unwrap_err();
         assert!(matches!(second, SourceError::Refused { .. }), "{second}");
-        assert!(second.to_string().contains("the key that shop/web-1 has"), "{second}");
+        assert!(second.to_string().contains("the same key as to shop/web-1"), "{second}");
         provider.say("shop/web-2", Ok(answer(&[&ROOT.own("web")])));
         until(&source, &two, Result::is_ok).await;
     });
@@ -375,7 +379,7 @@ fn gone() {
         source.forget(&db.uid);
         provider.until("its stream is closed", |p| p.open() == 1).await;
         // The same name with another UID is another pod: the old one's key is not its own.
-        let anew = CarriedAs { pod_uid: Some(UID.into()), ..web_as };
+        let anew = AttachedAs { pod_uid: Some(UID.into()), ..web_as };
         provider.say("shop/web-1", Err(Status::not_found("not yet")));
         source.carries(&[anew]);
         provider.until("the old one's stream is closed", |p| p.open() == 0).await;

@@ -84,7 +84,7 @@ impl Served {
 fn run(dir: &tempfile::TempDir) -> Adit {
     let file = dir.path().join("mesh.yaml");
     let adit = Adit::launch(command_of(["run".as_ref(), "-c".as_ref(), file.as_os_str()]));
-    adit.logs("Workload API served");
+    adit.logs("serving the Workload API");
     adit
 }
 

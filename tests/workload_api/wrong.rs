@@ -117,7 +117,7 @@ impl Wrong {
             "crl is DER",
             "bundles of FetchX509SVID and FetchX509Bundles agree",
             "FetchJWTBundles: keys and key sets are valid",
-            "FetchJWTBundles has the own trust domain",
+            "FetchJWTBundles includes the caller's own trust domain",
             "FetchJWTSVID without an audience",
             "FetchJWTSVID for a malformed spiffe_id",
             "FetchJWTSVID for a foreign spiffe_id",

@@ -53,11 +53,11 @@ impl CertView {
     }
 }
 
-type Held = (SvidStatus, Option<Arc<X509Svid>>);
+type SvidWithStatus = (SvidStatus, Option<Arc<X509Svid>>);
 
 /// Each.
-pub(super) fn all(held: Vec<Held>, bundles: &BundleSet) -> Vec<CertificateView> {
-    let view = |(status, svid): Held| {
+pub(super) fn all(held: Vec<SvidWithStatus>, bundles: &BundleSet) -> Vec<CertificateView> {
+    let view = |(status, svid): SvidWithStatus| {
         let chain = svid.as_ref().map_or(&[][..], |svid| &svid.chain);
         let roots = status.identity.parse::<SpiffeId>().ok().and_then(|id| {
             let bundle = bundles.get(id.trust_domain())?;
@@ -75,10 +75,10 @@ pub(super) fn all(held: Vec<Held>, bundles: &BundleSet) -> Vec<CertificateView> 
 
 /// The one of each identity that lasts longest: pods of one identity have one each.
 pub(super) fn one_for_each_identity(
-    mut held: Vec<Held>,
+    mut held: Vec<SvidWithStatus>,
     bundles: &BundleSet,
 ) -> Vec<CertificateView> {
-    let until = |held: &Held| held.1.as_ref().map(|svid| svid.not_after);
+    let until = |held: &SvidWithStatus| held.1.as_ref().map(|svid| svid.not_after);
     held.sort_by(|a, b| a.0.identity.cmp(&b.0.identity).then(until(b).cmp(&until(a))));
     held.dedup_by(|later, first| later.0.identity == first.0.identity);
     all(held, bundles)

@@ -69,6 +69,9 @@ async fn apply(
 
 fn tell(closed: usize) {
     if closed > 0 {
-        tracing::info!(target: "xds", connections_closed = closed, "policies have changed");
+        tracing::info!(
+            target: "xds", connections = closed,
+            "connections closed: no longer allowed by the policies"
+        );
     }
 }

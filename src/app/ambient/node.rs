@@ -79,7 +79,10 @@ pub(super) fn source(environment: &Environment) -> anyhow::Result<Arc<dyn Source
 
 fn istiod(environment: &Environment) -> anyhow::Result<Arc<dyn Source>> {
     let Some(server) = environment.ca.clone() else {
-        anyhow::bail!("CA_ADDRESS names no server that signs SVIDs");
+        anyhow::bail!(
+            "CA_ADDRESS is empty: set it to the server that signs SVIDs, such as \
+             https://istiod.istio-system.svc:15012"
+        );
     };
     let Environment { svid_lifetime, key_usage, .. } = *environment;
     let aliases = environment.trust_domain_aliases.clone();
@@ -105,7 +108,10 @@ pub(super) fn with_crls(
 /// If the environment names nothing.
 pub(super) fn mesh(environment: &Environment) -> anyhow::Result<XdsConfig> {
     let Some(server) = environment.xds.clone() else {
-        anyhow::bail!("XDS_ADDRESS names no server that knows the mesh");
+        anyhow::bail!(
+            "XDS_ADDRESS is empty: set it to the control plane, such as \
+             https://istiod.istio-system.svc:15012"
+        );
     };
     let on_demand = environment.xds_on_demand;
     Ok(XdsConfig { server, node: environment.node.clone(), on_demand })

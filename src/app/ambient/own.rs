@@ -45,7 +45,10 @@ impl OwnPod {
                 Some(Arc::new(Self { pod, node, changed }))
             }
             Err(error) => {
-                tracing::warn!(%error, "port 15008 of this process: its metrics have no HBONE");
+                tracing::warn!(
+                    %error,
+                    "cannot listen on this pod's port 15008: its metrics are not served over HBONE"
+                );
                 None
             }
         }
@@ -101,13 +104,13 @@ impl OwnPod {
                 self.pod.set_recognition(Recognition::Proven { id, addresses });
             }
             false => {
-                self.refuted("its network namespace holds none of the addresses of its workload");
+                self.refuted("none of its workload's addresses is in its network namespace");
             }
         }
     }
 
     fn refuted(&self, why: &str) {
-        let why = format!("pod {}: {why}, so nothing is done in its name", self.pod.name);
+        let why = format!("pod {}: {why}, so adit does not act for it", self.pod.name);
         if self.pod.recognition() != Recognition::Refuted(why.as_str().into()) {
             tracing::error!("{why}");
         }

@@ -108,7 +108,9 @@ impl Ambient {
             }
         }
         let why = match (mesh.is_synced, self.agent.borrow_and_update().waits_for()) {
-            (false, _) => Some("pods are asked for once the mesh is known".to_owned()),
+            (false, _) => {
+                Some("adit asks istio-cni for the pods once the mesh is known".to_owned())
+            }
             (true, Some(why)) => Some(why),
             (true, None) => (!pending.is_empty()).then(|| pending.join("; ")),
         };
@@ -124,7 +126,7 @@ impl Ambient {
         let crls = self.crls.as_mut()?.borrow_and_update();
         let faults = i64::from(crls.error.is_some());
         self.node.telemetry.metrics.trust.crl_file_faults.set(faults);
-        let unread = || "CRL_PATH was not read yet".to_owned();
+        let unread = || "CRL_PATH has not been read yet".to_owned();
         crls.in_force.is_none().then(|| crls.error.clone().unwrap_or_else(unread))
     }
 }
@@ -197,7 +199,7 @@ impl Role for Ambient {
     }
 
     fn start_successor(&mut self) {
-        tracing::warn!("SIGUSR2 is ignored: a DaemonSet starts the next process itself");
+        tracing::warn!("SIGUSR2 ignored: a DaemonSet starts the next process itself");
     }
 
     fn now(&self) -> (String, Option<String>) {

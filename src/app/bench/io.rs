@@ -40,7 +40,8 @@ pub(super) async fn patiently<T>(
     what: &str,
     work: impl Future<Output = Result<T, Failed>>,
 ) -> Result<T, Failed> {
-    let late = || Failed { kind: "timeout", text: format!("{what}: nothing in {PATIENCE:?}") };
+    let late =
+        || Failed { kind: "timeout", text: format!("{what}: no answer within {PATIENCE:?}") };
     timeout(PATIENCE, work).await.unwrap_or_else(|_| Err(late()))
 }
 
@@ -91,7 +92,7 @@ pub(super) async fn write_all(to: &TcpStream, mut bytes: &[u8]) -> Result<(), Fa
 pub(super) async fn read_exact(from: &TcpStream, mut buffer: &mut [u8]) -> Result<(), Failed> {
     while !buffer.is_empty() {
         match patiently("read", read_some(from, buffer)).await? {
-            0 => return Err(Failed::eof("closed before the answer was whole")),
+            0 => return Err(Failed::eof("closed before the answer was complete")),
             n => buffer = &mut buffer[n..],
         }
     }

@@ -230,10 +230,10 @@ async fn stream(
         )?;
         let said = Trailer { up: sent, wrong_at: None, down: received };
         match trailer.wrong_at {
-            Some(at) => Err(Failed::corrupt(format!("byte {at} came up wrong"))),
+            Some(at) => Err(Failed::corrupt(format!("byte {at} arrived changed at the server"))),
             None if said == trailer => Ok(()),
             None => Err(Failed::corrupt(format!(
-                "{sent} bytes were sent and {} arrived; {} bytes came back of {}",
+                "{} of {sent} bytes arrived at the server, and {} of {} at the client",
                 trailer.up, received, trailer.down
             ))),
         }
@@ -290,7 +290,7 @@ async fn down(
         if shared.verify
             && let Err(at) = pattern.check(&buffer[..sure])
         {
-            return Err(Failed::corrupt(format!("byte {at} came down wrong")));
+            return Err(Failed::corrupt(format!("byte {at} arrived changed at the client")));
         }
         received += sure as u64;
         shared.counts.received.fetch_add(sure as u64, Relaxed);
@@ -298,7 +298,8 @@ async fn down(
         have -= sure;
         if n == 0 {
             let trailer = buffer[..TRAILER].first_chunk().filter(|_| have == TRAILER);
-            let trailer = trailer.ok_or_else(|| Failed::eof("closed without a trailer"))?;
+            let trailer =
+                trailer.ok_or_else(|| Failed::eof("closed before the server's final count"))?;
             return Ok((received, Trailer::decode(trailer)));
         }
     }

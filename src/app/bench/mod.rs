@@ -202,7 +202,8 @@ fn mixed(load: &Load) -> anyhow::Result<Measured> {
     if let (Some(alone), Some(small)) = (alone.first(), parts.last()) {
         let ratio = small.p99() as f64 / alone.p99().max(1) as f64;
         json["p99_ratio"] = json!(ratio);
-        table += &format!("  p99 of the small messages: {ratio:.2} × what it is alone\n");
+        table +=
+            &format!("  p99 of the small messages: {ratio:.2} × that of the same messages alone\n");
     }
     table += verified(load);
     Ok(Measured { json, table, sound: all().all(Part::is_sound) })
@@ -238,7 +239,7 @@ fn run_parts(load: &Load, jobs: &[(Job, &'static str, usize)]) -> anyhow::Result
     let seen = watch(load, &counts, begin, end);
     let mut outcomes: Vec<_> = jobs.iter().map(|_| Outcome::default()).collect();
     for (part, thread) in threads {
-        let Ok(done) = thread.join() else { bail!("a worker of the load panicked") };
+        let Ok(done) = thread.join() else { bail!("a worker thread of adit bench panicked") };
         outcomes[part].add(done?);
     }
     let parts = jobs.iter().zip(shared).zip(outcomes).zip(seen);

@@ -112,14 +112,17 @@ impl Part {
             let _ = writeln!(text, "  {name:<16}{value}");
         };
         let seconds = self.time.as_secs_f64();
-        line(self.mode, format!("{} connections, {seconds:.1} s", self.connections));
+        line(
+            self.mode,
+            format!("{}, {seconds:.1} s", crate::identity::counted(self.connections, "connection")),
+        );
         if self.sent + self.received > 0 {
             line("throughput", format!("{:.3} Gbit/s", self.gbit()));
         }
         if self.operations > 0 {
             let mut rate = format!("{:.0}/s", self.per_second(self.operations));
             if let Some(due) = self.rate {
-                let _ = write!(rate, " of {due:.0}/s due, {} unsent", self.outcome.unsent);
+                let _ = write!(rate, " of {due:.0}/s asked for, {} not sent", self.outcome.unsent);
             }
             line("operations", rate);
         }

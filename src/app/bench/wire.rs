@@ -64,15 +64,15 @@ impl Hello {
     pub(super) fn decode(bytes: &[u8; HELLO]) -> Result<Self, &'static str> {
         let [a, b, c, d, version, kind, verify, zero, s0, s1, s2, s3, seed @ ..] = *bytes;
         if [a, b, c, d] != MAGIC {
-            return Err("not adit bench");
+            return Err("the other end is not `adit bench`");
         }
         if version != VERSION || zero != 0 || verify > 1 {
-            return Err("another version of adit bench");
+            return Err("the other end is another version of adit bench");
         }
         let kind = *KINDS.get(usize::from(kind)).ok_or("an unknown kind of connection")?;
         let size = u32::from_be_bytes([s0, s1, s2, s3]);
         if !(1..=MOST_SIZE).contains(&size) {
-            return Err("a message size out of bounds");
+            return Err("a message size that is not allowed");
         }
         Ok(Self { kind, size, seed: u64::from_be_bytes(seed), verify: verify == 1 })
     }

@@ -58,6 +58,10 @@ impl Frame {
         let served = async {
             let stop = until_stopped(&mut role, &mut self.signals, manager).await?;
             let cut = drain(role, stop, &mut self.signals, manager).await;
+            if cut > 0 {
+                let closed = crate::identity::counted(cut, "connection");
+                tracing::warn!(connections = cut, "closed {closed} that did not finish in time");
+            }
             tracing::info!(cut, "adit has ended");
             Ok(cut)
         };

@@ -61,7 +61,8 @@ impl Reloads {
         };
         if !due && self.asked.is_some_and(|asked| asked.elapsed() > SETTLES_WITHIN) {
             tracing::error!(
-                "a file is being written for {SETTLES_WITHIN:?}: it is read once it has settled"
+                "a file has been changing for {SETTLES_WITHIN:?}: adit reads it once it stops \
+                 changing"
             );
             self.end(role);
         }

@@ -75,7 +75,8 @@ pub(in crate::app) fn confine(
             lacks("partial: this kernel does not support all rules".into())
         }
         Some(Ok(Extent::Before)) => lacks(
-            "that of the previous processes: the kernel stacks no further layers, so restart adit"
+            "unchanged since an earlier process: the kernel allows no more layers, so restart adit \
+             to renew it"
                 .into(),
         ),
         Some(Ok(Extent::None)) => lacks("off: this kernel has no Landlock".into()),
@@ -88,12 +89,12 @@ pub(in crate::app) fn confine(
     };
     let files = match (sandbox.landlock && beyond.is_none(), needs.any_file, needs.read_all) {
         (false, ..) => "open",
-        (_, true, _) => "open: a PKCS#11 module has files of its own",
-        (_, _, true) => "written only where they are needed",
-        _ => "only those that are named",
+        (_, true, _) => "open: a PKCS#11 module needs files that adit does not know",
+        (_, _, true) => "readable everywhere, writable only where needed",
+        _ => "limited to the configured ones",
     };
     if needs.any_file && sandbox.landlock {
-        lacks(format!("files stay {files}"));
+        lacks(format!("access to files is {files}"));
     }
     if sandbox.required && !missing.is_empty() {
         return Err(format!("the sandbox is required, and is {}", missing.join("; ")));

@@ -26,7 +26,10 @@ impl SelfExec {
         // It answers to the watchdog in our place once it is the main process.
         let mut command = Command::new(program);
         match command.args(&self.args).env_remove("WATCHDOG_PID").spawn() {
-            Err(error) => tracing::error!(program = %program.display(), %error, "no successor"),
+            Err(error) => tracing::error!(
+                program = %program.display(), %error,
+                "cannot start a successor; this process continues"
+            ),
             Ok(mut child) => {
                 tracing::info!(pid = child.id(), "starting a successor");
                 tasks.spawn(async move {

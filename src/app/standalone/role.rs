@@ -136,7 +136,7 @@ impl Role for Services {
                 let cut: usize = services.iter().map(|service| service.cut()).sum();
                 counted.set(counted.get() + cut);
                 let connections = counted.get();
-                tracing::warn!(connections, "SIGINT while draining: closed connections at once");
+                tracing::warn!(connections, "SIGINT while draining: closing connections now");
             }),
             ended: Box::pin(async move {
                 // Whole: what follows credentials, bans and policies runs until all have ended.
@@ -147,13 +147,6 @@ impl Role for Services {
                 tasks.cut();
                 tasks.ended().await;
                 drop(seen);
-                if cut > 0 {
-                    let closed = crate::identity::counted(cut, "connection");
-                    tracing::warn!(
-                        connections = cut,
-                        "closed {closed} that did not finish in time"
-                    );
-                }
                 cut
             }),
         }

@@ -116,7 +116,7 @@ fn copied(address: &str, listening: &Listening) -> io::Result<InheritedSockets> 
 /// What is wrong with a service that accepts no more.
 pub(super) fn deaf(services: &[Arc<Service>]) -> Option<String> {
     let deaf = services.iter().find(|service| !service.accepts())?;
-    Some(format!("{} does not accept on each worker", deaf.config.listen))
+    Some(format!("{}: not every worker accepts connections", deaf.config.listen))
 }
 
 fn shows_certificate(credentials: &CredentialsConfig) -> bool {

@@ -82,7 +82,7 @@ pub(super) fn write(
             Err(error) => {
                 tracing::warn!(
                     authority = %signer.id, %error,
-                    "no CRL: bans hold, serials are not revoked"
+                    "no CRL: bans apply, but no certificate is revoked by its serial number"
                 );
             }
         }

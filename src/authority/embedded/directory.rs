@@ -81,7 +81,7 @@ impl CaDirectory {
         };
         let trust_domain: TrustDomain = name
             .parse()
-            .map_err(|e| CaError::file(dir, format!("is of trust domain {name:?}: {e}")))?;
+            .map_err(|e| CaError::file(dir, format!("is for trust domain {name:?}: {e}")))?;
         let source = SigningSource::like(state.as_ref());
         maintenance::initialize(&store, &lock, &trust_domain, source)?;
         drop(lock);
@@ -204,7 +204,7 @@ impl CaDirectory {
     /// If it is of another trust domain or has no path, or the state cannot be written.
     pub fn ban(&self, id: &SpiffeId) -> Result<usize, CaError> {
         let why = match (id.trust_domain() == &self.trust_domain, id.path().is_empty()) {
-            (false, _) => Some("it is of another trust domain; ban it where it is issued"),
+            (false, _) => Some("it belongs to another trust domain; ban it there"),
             (true, true) => Some("it names the trust domain itself; ban each workload"),
             (true, false) => None,
         };
@@ -236,8 +236,8 @@ impl CaDirectory {
             if left == 0 {
                 tracing::warn!(
                     target: "ca", identity = %id, revoked = MOST_REVOKED,
-                    "no more serial numbers fit into the CRL: the ban holds, but peers that know \
-                     only the CRL accept its other SVIDs until they expire"
+                    "the CRL is full: the ban applies, but peers that know only the CRL accept its \
+                     other SVIDs until they expire"
                 );
             }
             Ok(state.revoked.len() - before)
@@ -255,7 +255,9 @@ impl CaDirectory {
 
     fn read(&self) -> Result<CaState, CaError> {
         let state = self.store.read()?;
-        state.ok_or_else(|| CaError::file(self.store.path(STATE), "is gone; restore it"))
+        state.ok_or_else(|| {
+            CaError::file(self.store.path(STATE), "is missing; restore it from a backup")
+        })
     }
 
     /// Reads, changes and writes, with nobody in between.

@@ -39,8 +39,8 @@ pub(super) fn append(store: &Store, _lock: &Lock, issued: &Issued) -> Result<(),
     let mut file =
         files::open_or_make(&path, OpenOptions::new().append(true)).map_err(|e| failed(&e))?;
     if file.metadata().map_err(|e| failed(&e))?.len() > LARGEST {
-        let why = "has a million SVIDs that have not expired: nothing more is issued until some \
-                   do; shorten svidLifetime, and find out which client asks so often";
+        let why = "lists a million SVIDs that have not expired, which is the limit: no more are issued \
+             until some expire; shorten svidLifetime, and find the client that requests so many";
         return Err(CaError::file(path, why));
     }
     let line = serde_json::to_string(issued).map_err(|e| CaError::Sign(e.to_string()))?;

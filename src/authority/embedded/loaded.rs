@@ -43,7 +43,7 @@ impl Loaded {
         // Before anything is read: a change in between is then seen as one.
         let files = files(store, upstream);
         let missing = |what: &str| CaError::file(store.path(STATE), what.to_owned());
-        let state = store.read()?.ok_or_else(|| missing("is gone; restore it from a backup"))?;
+        let state = store.read()?.ok_or_else(|| missing("is missing; restore it from a backup"))?;
         let found = match upstream.map(|u| u.load(trust_domain)) {
             Some(Err(error)) => {
                 let last = last.and_then(|l| l.found.clone()).ok_or_else(|| error.clone())?;
@@ -77,7 +77,7 @@ impl Loaded {
         bundle.refresh_hint = Some(REFRESH_HINT);
         let banned = state.banned.iter().map(|id| id.parse()).collect::<Result<_, _>>();
         let banned =
-            banned.map_err(|e| missing(&format!("bans something that is not a SPIFFE ID: {e}")))?;
+            banned.map_err(|e| missing(&format!("bans a name that is not a SPIFFE ID: {e}")))?;
         files_behind |= !crl::current(store, state.crl_number);
         let banned = Arc::new(banned);
         Ok(Self { state, signer, found, jwt, bundle, banned, files_behind, files })

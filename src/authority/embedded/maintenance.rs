@@ -81,7 +81,8 @@ pub(super) fn maintain(
     found: Option<&UpstreamCredentials>,
 ) -> Result<(), CaError> {
     let state = store.read()?;
-    let mut state = state.ok_or_else(|| CaError::file(store.path(STATE), "is gone; restore it"))?;
+    let mut state = state
+        .ok_or_else(|| CaError::file(store.path(STATE), "is missing; restore it from a backup"))?;
     let before = state.clone();
     let now = seconds(SystemTime::now());
     if let Some(found) = found {

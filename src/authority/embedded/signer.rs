@@ -51,7 +51,7 @@ pub(super) struct Signer {
 impl Signer {
     /// The key in memory would go on signing after an operator withdrew it: it must not.
     pub(super) fn check_key_is_still_there(&self) -> Result<(), CaError> {
-        let if_gone = "is gone; put it back, or restart adit for a new root";
+        let if_gone = "is missing; restore it, or restart adit to create a new root";
         check_unchanged(&self.key_path, &self.key_version, if_gone, self.if_changed)
     }
 }
@@ -78,7 +78,7 @@ pub(super) struct JwtKey {
 impl JwtKey {
     /// As [`Signer::check_key_is_still_there`].
     pub(super) fn check_key_is_still_there(&self) -> Result<(), CaError> {
-        let if_gone = "is gone; put it back, or revoke its authority once it has a successor";
+        let if_gone = "is missing; restore it, or revoke its authority once it has a successor";
         let if_changed = "changed since adit started; restart adit to use it";
         check_unchanged(&self.key_path, &self.key_version, if_gone, if_changed)
     }
@@ -163,8 +163,8 @@ pub(super) fn read_certificate(path: &Path) -> Result<CertificateDer<'static>, C
 
 fn half(missing: &Path, present: &Path) -> CaError {
     let why = format!(
-        "is missing while {} is there; put it back, or move the other away for a new root \
-         (which every peer must then trust)",
+        "is missing, but {} exists; restore it, or move the other away to create a new root (which \
+         every peer must then trust)",
         present.display()
     );
     CaError::file(missing, why)
@@ -188,7 +188,7 @@ pub(super) fn check_ca(
     }
     let (_, not_after) = validity(&cert);
     if at(not_after) <= SystemTime::now() {
-        return Err("has expired; move both files away for a new root".into());
+        return Err("has expired; move both files away, and adit creates a new root".into());
     }
     Ok(at(not_after))
 }

@@ -5,6 +5,8 @@ use std::{collections::BTreeSet, fmt};
 
 use serde::{Deserialize, Serialize};
 
+use crate::identity::counted;
+
 /// The version that this adit writes, and the only one it reads.
 pub(super) const VERSION: u32 = 1;
 /// More authorities of one kind than this are a mistake.
@@ -100,7 +102,7 @@ pub(super) struct CaState {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum StepError {
     /// Only one successor at a time.
-    #[error("{0} is prepared already: activate it, or revoke it by its ID for another")]
+    #[error("{0} is already prepared: activate it, or revoke it by its ID and prepare another")]
     AlreadyPrepared(String),
     /// Nothing to activate.
     #[error("no authority is prepared: `adit ca prepare` first, and give peers time to see it")]
@@ -137,9 +139,9 @@ pub enum StepError {
     NotTainted(String),
     /// Somebody still depends on it.
     #[error(
-        "{identities} identities have SVIDs under {id} only, such as {example}, for up to \
-         {}: wait, or revoke with --force if its key is compromised",
-        crate::identity::length(*seconds)
+        "{id} is the only authority of the SVIDs of {}, such as {example}, for up to {}: wait, or \
+         revoke with --force if its key is compromised",
+        counted(*identities, "identity"), crate::identity::length(*seconds)
     )]
     InUse {
         /// Which.
@@ -155,7 +157,7 @@ pub enum StepError {
     #[error("there is no tainted authority to revoke: `adit ca taint` the old one first")]
     NothingTainted,
     /// More than one could be meant.
-    #[error("there are several, name one of them: {}", .0.join(", "))]
+    #[error("there are several authorities; name one of them: {}", .0.join(", "))]
     Several(Vec<String>),
     /// No such authority.
     #[error("there is no authority {0}; `adit ca show` lists them")]
@@ -166,7 +168,7 @@ pub enum StepError {
     /// Somebody else's to rotate.
     #[error(
         "X.509-SVIDs are signed by the intermediate that `upstream` in the mesh file names: put \
-         new files there, adit loads them once they verify together"
+         new files there; adit loads them once they match"
     )]
     Upstream,
 }

@@ -66,7 +66,7 @@ impl Store {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 Err(fs::TryLockError::WouldBlock) => {
-                    let why = "another process has held it for 5 s; see who with `fuser`";
+                    let why = "another process has held the lock for 5 s; `fuser` shows which";
                     return Err(CaError::file(path, why));
                 }
                 Err(fs::TryLockError::Error(e)) => {
@@ -85,18 +85,20 @@ impl Store {
         let text = self.text(STATE)?;
         let bad = |why: String| CaError::file(&path, why);
         let parsed: serde_json::Value = serde_json::from_str(&text)
-            .map_err(|e| bad(format!("is not JSON, restore it from a backup: {e}")))?;
+            .map_err(|e| bad(format!("is not JSON; restore it from a backup: {e}")))?;
         match parsed["version"].as_u64() {
             Some(version) if version == u64::from(VERSION) => {}
             Some(version) => {
-                let why =
-                    format!("is of version {version}, this adit knows {VERSION}: run a newer");
+                let why = format!(
+                    "has version {version}, but this adit knows only {VERSION}: run a newer \
+                         adit"
+                );
                 return Err(bad(why));
             }
             None => return Err(bad("has no version; restore it from a backup".into())),
         }
         let state: CaState = serde_json::from_value(parsed)
-            .map_err(|e| bad(format!("is damaged, restore it from a backup: {e}")))?;
+            .map_err(|e| bad(format!("is damaged; restore it from a backup: {e}")))?;
         for authority in state.x509.iter().chain(&state.jwt) {
             for name in authority.certificate.iter().chain([&authority.key]) {
                 if name.is_empty() || name.contains('/') || name.starts_with('.') {
@@ -112,7 +114,7 @@ impl Store {
         let text = serde_json::to_vec_pretty(state).map_err(|e| CaError::Sign(e.to_string()))?;
         if text.len() as u64 >= LARGEST {
             // It could not be read again.
-            let why = "would be larger than 16 MiB and is left as it was: lift some bans";
+            let why = "would be larger than 16 MiB, so it was not changed: lift some bans";
             return Err(CaError::file(self.path(STATE), why));
         }
         self.write_atomically(STATE, &text, 0o644)

@@ -78,8 +78,8 @@ fn a_link_in_the_directory_leads_nowhere() {
 fn refusals_name_the_file_and_the_reason() {
     type Damage = fn(&Path);
     let cases: [(&str, Damage); 6] = [
-        ("root-key.pem: is missing while", |d| fs::remove_file(d.join(KEY)).unwrap()),
-        ("root.pem: is missing while", |d| fs::remove_file(d.join(ROOT)).unwrap()),
+        ("root-key.pem: is missing, but", |d| fs::remove_file(d.join(KEY)).unwrap()),
+        ("root.pem: is missing, but", |d| fs::remove_file(d.join(ROOT)).unwrap()),
         ("root-key.pem: users other than its owner", |d| {
             fs::set_permissions(d.join(KEY), fs::Permissions::from_mode(0o604)).unwrap();
         }),
@@ -147,7 +147,7 @@ fn a_jwt_key_that_was_taken_away_signs_nothing_more() {
     let jwt = CaDirectory::open(dir.path()).unwrap().show().unwrap().jwt.swap_remove(0);
     let (key, away) = (dir.path().join(&jwt.key), dir.path().join("away"));
     fs::rename(&key, &away).unwrap();
-    assert!(sign().unwrap_err().to_string().contains("is gone"));
+    assert!(sign().unwrap_err().to_string().contains("is missing"));
     fs::rename(&away, &key).unwrap();
     sign().unwrap();
     fs::write(&key, KeyPair::generate().unwrap().serialize_pem()).unwrap();

@@ -75,7 +75,9 @@ impl Upstream {
         chain.retain(|der| !roots.contains(der));
         let path = &self.certificate;
         let certificate = chain.first().cloned().ok_or_else(|| {
-            let why = "has no intermediate, only what is in the bundle; sign one with the root";
+            let why =
+                "contains no intermediate certificate, only authorities of the bundle; sign an \
+                 intermediate with the root";
             CaError::file(path, why)
         })?;
         let (key, key_version) = read_key(&self.private_key)?;
@@ -91,7 +93,7 @@ impl Upstream {
         let issuer = Issuer::from_ca_cert_der(&certificate, key)
             .map_err(|e| CaError::file(path, format!("cannot issue: {e}")))?;
         let key_path = self.private_key.clone();
-        let if_changed = "changed, and does not match its certificate yet: replace that too";
+        let if_changed = "changed, and does not match its certificate: replace the certificate too";
         let signer =
             Signer { id, issuer, certificate, chain, not_after, key_path, key_version, if_changed };
         probe(&signer, &roots, trust_domain).map_err(|why| {

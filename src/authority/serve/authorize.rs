@@ -97,7 +97,7 @@ pub enum NotYours {
     #[error("the caller may request {0} only")]
     Another(String),
     /// The pod that the token is bound to is gone: another has its name.
-    #[error("the pod of the token no longer exists; another has its name")]
+    #[error("the token's pod no longer exists; another pod has its name now")]
     StalePod,
     /// A node proxy whose node is not known.
     #[error("the caller's node is not known")]

@@ -147,7 +147,7 @@ impl BanWatcher {
             if now >= self.until || self.is_judged_otherwise() {
                 return None;
             }
-            let newer = || Status::aborted("a newer watcher has the place of this one; ask again");
+            let newer = || Status::aborted("replaced by a newer watcher; ask again");
             tokio::select! {
                 () = self.place.given_up() => return Some((Err(newer()), None)),
                 () = self.address.given_up() => return Some((Err(newer()), None)),

@@ -30,7 +30,7 @@ pub enum CsrError {
     #[error("the CSR's key must be P-256, P-384, Ed25519 or RSA of 2048 to 8192 bits")]
     Key,
     /// It names somebody else.
-    #[error("the CSR names {0:?}, not what is asked for")]
+    #[error("the CSR is for {0:?}, which is not the identity that was requested")]
     OtherName(String),
 }
 
@@ -44,10 +44,10 @@ pub(super) fn check(text: &str, wanted: &SpiffeId) -> Result<SubjectPublicKeyInf
         return Err(bad(&"longer than 16 KiB"));
     }
     let der = pem::request(text.as_bytes()).map_err(|e| bad(&e))?;
-    let der = der.ok_or_else(|| bad(&"there is not exactly one item"))?;
+    let der = der.ok_or_else(|| bad(&"expected exactly one PEM item"))?;
     let (rest, csr) = X509CertificationRequest::from_der(&der).map_err(|e| bad(&e))?;
     if !rest.is_empty() {
-        return Err(bad(&"something follows it"));
+        return Err(bad(&"other bytes follow it"));
     }
     let signed_with = &csr.signature_algorithm.algorithm;
     let hashes = [

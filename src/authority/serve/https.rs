@@ -73,7 +73,7 @@ impl Endpoint {
             let answer = send.send_request(request).await.map_err(|e| say(&e))?;
             let status = answer.status();
             if !matches!(status, StatusCode::OK | StatusCode::CREATED) {
-                return Err(format!("it answers {status}"));
+                return Err(format!("it answered {status}"));
             }
             let body = Limited::new(answer.into_body(), LONGEST).collect().await;
             Ok(body.map_err(|e| say(&e))?.to_bytes())

@@ -122,7 +122,7 @@ impl CachedKeys {
         match read {
             Ok(keys) => (self.keys, self.error) = (keys, None),
             Err(error) => {
-                tracing::warn!(target: "ca", error, "no newer JWKS; keeping the previous one");
+                tracing::warn!(target: "ca", error, "JWKS not updated; keeping the previous one");
                 self.error = Some(error);
             }
         }
@@ -131,10 +131,10 @@ impl CachedKeys {
 
 /// The keys of a JWKS that sign; those that cannot be read are left out.
 fn parse(json: &[u8]) -> Result<KeySet, String> {
-    let whole: Value = serde_json::from_slice(json).map_err(|e| format!("no JWKS: {e}"))?;
-    let keys = whole.get("keys").and_then(Value::as_array).ok_or("no JWKS: it has no keys")?;
+    let whole: Value = serde_json::from_slice(json).map_err(|e| format!("not a JWKS: {e}"))?;
+    let keys = whole.get("keys").and_then(Value::as_array).ok_or("not a JWKS: it has no `keys`")?;
     if keys.len() > MOST {
-        return Err(format!("a JWKS of {} keys, the limit is {MOST}", keys.len()));
+        return Err(format!("the JWKS has {} keys, the limit is {MOST}", keys.len()));
     }
     let mut set = KeySet::new();
     for key in keys {
@@ -143,7 +143,7 @@ fn parse(json: &[u8]) -> Result<KeySet, String> {
         if let Some(kid) = key.common.key_id.clone().filter(|_| signs)
             && set.insert(kid.clone(), key).is_some()
         {
-            return Err(format!("a JWKS with two keys of kid {kid:?}"));
+            return Err(format!("the JWKS has two keys with kid {kid:?}"));
         }
     }
     Ok(set)

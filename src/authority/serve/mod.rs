@@ -162,9 +162,9 @@ pub async fn serve(
     let own = Arc::new(tls::ServerCertificate::make(ca, &config.names).map_err(io::Error::other)?);
     let acceptor = tls::acceptor(Arc::clone(&own), ca, metrics, config.attestors.svid)
         .map_err(io::Error::other)?;
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .map_err(|e| io::Error::new(e.kind(), format!("listen on {}: {e}", config.listen)))?;
+    let listener = TcpListener::bind(config.listen).await.map_err(|e| {
+        io::Error::new(e.kind(), format!("cannot listen on {}: {e}", config.listen))
+    })?;
     let addr = listener.local_addr()?;
     let (to, conns) = mpsc::channel(64);
     tasks.spawn(tls::accept(listener, acceptor, to, tasks.clone()));
@@ -219,7 +219,7 @@ async fn renew(
         while let Err(error) = own.renew(&ca, &names) {
             tracing::warn!(
                 target: "ca", %error,
-                "own certificate not renewed; trying again in 10 s"
+                "the CA server's certificate was not renewed; trying again in 10 s"
             );
             tokio::time::sleep(Duration::from_secs(10)).await;
             names.clone_from(&configs.borrow().names);

@@ -23,10 +23,11 @@ pub const PATH: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
 impl Review {
     pub(super) async fn judge(&self, token: &str, audience: &str) -> Result<PodToken, TokenError> {
         let own = dial::read_small(&self.token)
-            .map_err(|e| TokenError::NoReview(format!("own token: {e}")))?;
+            .map_err(|e| TokenError::NoReview(format!("adit's own service-account token: {e}")))?;
         let own = Zeroizing::new(own);
-        let own = std::str::from_utf8(&own)
-            .map_err(|_| TokenError::NoReview("own token: not text".into()))?;
+        let own = std::str::from_utf8(&own).map_err(|_| {
+            TokenError::NoReview("adit's own service-account token: not text".into())
+        })?;
         let ask = json!({
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenReview",
@@ -43,7 +44,7 @@ fn read(answer: &[u8], audience: &str) -> Result<PodToken, TokenError> {
         .map_err(|e| TokenError::NoReview(format!("its answer is not JSON: {e}")))?;
     let status = &answer["status"];
     if status["authenticated"] != json!(true) {
-        let why = status["error"].as_str().unwrap_or("it does not say why");
+        let why = status["error"].as_str().unwrap_or("no reason given");
         return Err(TokenError::Rejected(why.chars().take(300).collect()));
     }
     // An API server that does not know audiences leaves the list out: then nothing was checked.

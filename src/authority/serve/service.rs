@@ -178,7 +178,9 @@ impl CaService {
         let kubernetes = attestors.kubernetes.as_ref().ok_or(none)?;
         let pod = if let Some(review) = &kubernetes.review {
             if token.len() > token::LONGEST {
-                return Err(token::TokenError::Malformed("longer than 16 KiB".into()).into());
+                return Err(
+                    token::TokenError::Malformed("the token is longer than 16 KiB".into()).into()
+                );
             }
             review.judge(token, &kubernetes.expected.audience).await?
         } else {
@@ -268,14 +270,14 @@ impl CaService {
                 self.metrics.issued.inc();
                 let serial = issued.chain.first().and_then(|leaf| parse_leaf(leaf).ok());
                 let serial = serial.map(|leaf| leaf.serial).unwrap_or_default();
-                tracing::info!(target: "ca", %peer, caller, wanted, serial, "issued");
+                tracing::info!(target: "ca", %peer, caller, wanted, serial, "SVID issued");
             }
             Err(refusal) => {
                 let reason = refusal.reason();
                 self.metrics.refused.with_label_values(&[reason]).inc();
                 tracing::warn!(
                     target: "ca", %peer, caller, wanted, reason, why = %refusal,
-                    "refused"
+                    "request refused"
                 );
             }
         }

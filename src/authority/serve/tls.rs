@@ -149,7 +149,7 @@ pub(super) async fn accept(
         let Some(place) = places.take(source(addr.ip())) else {
             tracing::debug!(
                 target: "ca", peer = %addr,
-                "refused a connection: this address has too many"
+                "connection refused: this address has too many"
             );
             continue;
         };
@@ -170,10 +170,13 @@ pub(super) async fn accept(
                 }
                 Ok(Err((error, tcp))) => {
                     let error = stream_words(&error);
-                    tracing::debug!(target: "ca", peer = %addr, %error, "no TLS handshake");
+                    tracing::debug!(target: "ca", peer = %addr, %error, "TLS handshake failed");
                     until_heard(&tcp).await;
                 }
-                Err(_) => tracing::debug!(target: "ca", peer = %addr, "no TLS handshake in 5 s"),
+                Err(_) => tracing::debug!(
+                    target: "ca", peer = %addr,
+                    "TLS handshake not finished after 5 s"
+                ),
             }
         });
     }
@@ -204,7 +207,7 @@ impl VerifyPeer for SvidIfAny {
             self.metrics.refused.with_label_values(&[reason]).inc();
             let error = about(refused(e), peer.leaf);
             let why = handshake_words(&error);
-            tracing::warn!(target: "ca", caller = "?", wanted = "?", reason, why, "refused");
+            tracing::warn!(target: "ca", caller = "?", wanted = "?", reason, why, "request refused");
             error
         })
     }

@@ -44,13 +44,13 @@ pub enum TokenError {
     #[error("no key of the JWKS has the token's kid {0:?}")]
     UnknownKey(String),
     /// Somebody else signed it.
-    #[error("the token's signature is wrong")]
+    #[error("the token's signature is not valid")]
     Signature,
     /// Of another cluster.
-    #[error("the token is of issuer {0:?}")]
+    #[error("the token's issuer {0:?} is not the configured one")]
     Issuer(String),
     /// Made for another service.
-    #[error("the token is not for audience {0:?}")]
+    #[error("the token's audience is not {0:?}")]
     Audience(String),
     /// Too late.
     #[error("the token expired {} ago", crate::identity::length(*.0))]
@@ -159,7 +159,7 @@ pub(super) fn judge(
     let kubernetes = claims.get("kubernetes.io").ok_or(TokenError::Unbound)?;
     let text =
         |at: &str| Some(kubernetes.pointer(at)?.as_str()?.to_owned()).filter(|t| !t.is_empty());
-    let no = |what: &str| TokenError::Malformed(format!("it does not say its {what}"));
+    let no = |what: &str| TokenError::Malformed(format!("it has no {what}"));
     let token = PodToken {
         pod: text("/pod/name").ok_or(TokenError::Unbound)?,
         uid: text("/pod/uid").ok_or(TokenError::Unbound)?,

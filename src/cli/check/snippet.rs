@@ -61,7 +61,7 @@ pub(super) fn rendered(
     renderer.term_width(output::columns()).render(&[group])
 }
 
-/// A line of a text, unless a key may be in it, or it is too long to be looked at.
+/// A line of the file, unless a key may be in it, or it is too long to be looked at.
 fn line(text: &str, number: usize) -> Option<&str> {
     let before = number.checked_sub(1)?;
     let line = text.lines().nth(before)?;

@@ -26,7 +26,7 @@ fn token(vars: &Variables, around: &Surroundings<'_>) -> Option<AuthToken> {
         "" => None,
         path if (around.exists)(Path::new(path)) => Some(AuthToken::File(path.into())),
         path if path.starts_with(['/', '.']) => {
-            vars.warn("AUTH_TOKEN names a file that is not there yet".into());
+            vars.warn("the file of AUTH_TOKEN does not exist yet".into());
             Some(AuthToken::File(path.into()))
         }
         text => Some(AuthToken::Text(Zeroizing::new(text.into()))),
@@ -57,8 +57,8 @@ pub(super) fn read(
 /// What else there is to say where an address is empty; none where that is well.
 fn lacking(family: &str, vars: &Variables) -> Option<&'static str> {
     match (family, vars.text("ADIT_SVID_SOURCE")) {
-        ("XDS", _) => Some("the mesh comes from nowhere else"),
-        (_, None | Some("" | "istiod")) => Some("or another source by ADIT_SVID_SOURCE"),
+        ("XDS", _) => Some("adit has no other source of the mesh"),
+        (_, None | Some("" | "istiod")) => Some("or choose another source with ADIT_SVID_SOURCE"),
         _ => None,
     }
 }
@@ -85,7 +85,7 @@ fn server(
         false => format!("https://{given}"),
     };
     let uri = address.parse::<Uri>().ok().filter(|uri| matches!(uri.path(), "" | "/"));
-    let uri = uri.ok_or_else(|| "is no address of a server".to_owned());
+    let uri = uri.ok_or_else(|| "is not a valid server address".to_owned());
     let server = match uri.and_then(|uri| Server::of(&uri, None, PORT)) {
         Ok(server) => server,
         Err(why) => {
@@ -98,7 +98,7 @@ fn server(
     let alternative_name = alternative_name.and_then(|name| {
         let name = ServerName::try_from(name).ok();
         if name.is_none() {
-            vars.fault(&alternative, "a host name, as a certificate has it");
+            vars.fault(&alternative, "a host name that can be in a certificate");
         }
         name
     });
@@ -113,7 +113,7 @@ fn roots(vars: &Variables, name: &str, around: &Surroundings<'_>) -> Roots {
         pem if pem.contains("-----BEGIN") => Roots::Pem(pem.into()),
         path => {
             // It is read for each connection, so it may come.
-            vars.warn(format!("the roots of {name} are not there yet: {path:.200}"));
+            vars.warn(format!("the file of roots of {name} does not exist yet: {path:.200}"));
             Roots::File(path.into())
         }
     }
@@ -125,7 +125,7 @@ fn headers(vars: &Variables, prefix: &str) -> Vec<Header> {
         if header.is_none() {
             vars.fault_of_secret(
                 &format!("{prefix}{name}"),
-                "after the prefix the name of a header, as value printable ASCII",
+                "a header name after the prefix, and printable ASCII as the value",
             );
         }
         header.map(|(name, mut value)| {

@@ -112,32 +112,28 @@ const OPEN: &[&str] = &["ISTIO_META_", "ISTIO_METAJSON_", "XDS_HEADER_", "CA_HEA
 /// Variables whose value, if it is this one (or, where none is said, any that is not empty), is not
 /// honoured: what happens instead.
 const NOT_HONOURED: &[(&str, Option<&str>, &str)] = &[
-    ("LOCAL_XDS", None, "is not read: the mesh comes from XDS_ADDRESS alone"),
-    ("LOCAL_XDS_PATH", None, "is not read: the mesh comes from XDS_ADDRESS alone"),
+    ("LOCAL_XDS", None, "is ignored: the mesh comes only from XDS_ADDRESS"),
+    ("LOCAL_XDS_PATH", None, "is ignored: the mesh comes only from XDS_ADDRESS"),
     (
         "USER_TIMEOUT_ENABLED",
         Some("true"),
-        "bytes that nobody acknowledges end a connection when the kernel gives them up",
+        "adit sets no TCP user timeout; the kernel's retransmission limit ends such connections",
     ),
-    (
-        "INPOD_PORT_REUSE",
-        Some("false"),
-        "ports in pods are shared all the same: adit's own sockets share each of them",
-    ),
+    ("INPOD_PORT_REUSE", Some("false"), "ignored: adit always shares its ports in pods"),
     (
         "TLS12_ENABLED",
         Some("true"),
-        "TLS 1.2 is not spoken between proxies: TLS 1.3 is, and nothing older is accepted",
+        "ignored: proxies speak TLS 1.3 with each other, never an older version",
     ),
 ];
 
 /// Variables whose value would make the mesh less safe than it says: what is expected instead.
 const REFUSED: &[(&str, Option<&str>, &str)] = &[
-    ("FAKE_CA", Some("true"), "false: certificates that prove nothing are not made"),
+    ("FAKE_CA", Some("true"), "false: adit does not make fake certificates"),
     (
         "PROXY_MODE",
         Some("dedicated"),
-        "shared: this process serves the pods of a node, not one workload",
+        "shared: this process serves all pods of a node, not one workload",
     ),
 ];
 
@@ -168,7 +164,7 @@ pub(super) fn look(vars: &Variables) {
         vars.fault("PROXY_MODE", "shared");
     }
     if says("LOCAL_XDS", &None) && says("LOCAL_XDS_PATH", &None) {
-        vars.fault_of_secret("LOCAL_XDS", "not both LOCAL_XDS and LOCAL_XDS_PATH");
+        vars.fault_of_secret("LOCAL_XDS", "only one of LOCAL_XDS and LOCAL_XDS_PATH");
     }
     warn_of_unknown(vars);
 }
@@ -194,7 +190,7 @@ fn warn_of_unknown(vars: &Variables) {
         }
         let meant = near.map_or(String::new(), |near| format!("; did you mean {near}?"));
         let shown: String = name.chars().filter(|c| !c.is_control()).take(100).collect();
-        vars.warn(format!("{shown} is not a variable that adit knows{meant}"));
+        vars.warn(format!("adit does not know the variable {shown}{meant}"));
     }
 }
 

@@ -28,13 +28,15 @@ pub(super) fn key_usage(
             vars.fault(NAME, "required or optional");
             (KeyUsageRule::Required, "")
         }
-        None if agent => (KeyUsageRule::Optional, "Cilium's agent issues such, and is the CA here"),
+        None if agent => {
+            (KeyUsageRule::Optional, "the CA is Cilium's agent, which issues such certificates")
+        }
         None => (KeyUsageRule::Required, ""),
     };
     if rule == KeyUsageRule::Optional {
         vars.warn(format!(
-            "leaves without key usage are accepted, against X509-SVID §4.3: {why}; \
-             {NAME}=required refuses them"
+            "leaf certificates without key usage are accepted, which X509-SVID §4.3 forbids: \
+             {why}; {NAME}=required refuses them"
         ));
     }
     rule
@@ -64,8 +66,8 @@ pub(super) fn trust_domain_aliases(vars: &Variables) -> TrustDomainAliases {
         let expected = format!("at most {MOST_ALIASES} trust domains, such as old.test,older.test");
         vars.fault(ALIASES, &expected);
     } else if number > 0 && !by_istiod {
-        let expected = "no value: with ADIT_SVID_SOURCE the SPIFFE provider says which trust \
-                        domains count";
+        let expected = "no value: with ADIT_SVID_SOURCE the SPIFFE provider says which trust domains are \
+             trusted";
         vars.fault(ALIASES, expected);
     }
     aliases.unwrap_or_default()

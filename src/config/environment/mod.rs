@@ -209,8 +209,8 @@ impl Environment {
         if environment.xds_on_demand && environment.dns_proxy {
             vars.fault(
                 "XDS_ON_DEMAND",
-                "false while names are answered for pods: names of all services must be known \
-                 for that; or ISTIO_META_DNS_CAPTURE=false",
+                "false while adit answers DNS for pods, which needs the names of all services; or \
+                 set ISTIO_META_DNS_CAPTURE=false",
             );
         }
         let warnings = vars.done()?;
@@ -243,7 +243,7 @@ fn post_quantum(vars: &Variables) -> bool {
         "" => false,
         "pqc" => true,
         _ => {
-            vars.fault("COMPLIANCE_POLICY", "pqc, or no value: no other policy is enforced");
+            vars.fault("COMPLIANCE_POLICY", "pqc, or no value: adit enforces no other policy");
             false
         }
     }
@@ -264,7 +264,7 @@ fn default_trust_domain() -> TrustDomain {
 fn packet_mark(vars: &Variables) -> u32 {
     let mark = vars.parse("PACKET_MARK", "1337").unwrap_or(MARK);
     if mark != MARK {
-        vars.fault("PACKET_MARK", "1337, which the rules in pods know");
+        vars.fault("PACKET_MARK", "1337, the mark that the capture rules in pods use");
     }
     MARK
 }
@@ -288,7 +288,7 @@ fn log_format(vars: &Variables) -> LogFormat {
     match vars.text("LOG_FORMAT").unwrap_or_default() {
         "json" => return LogFormat::IstioJson,
         "" | "plain" => {}
-        _ => vars.warn_of_value("LOG_FORMAT", "lines are plain; it takes plain or json"),
+        _ => vars.warn_of_value("LOG_FORMAT", "must be plain or json; using plain"),
     }
     LogFormat::Istio
 }
@@ -299,7 +299,7 @@ fn log_authorization(vars: &Variables) -> bool {
     match vars.text(name).unwrap_or_default() {
         "true" => return true,
         "" | "false" => {}
-        _ => vars.warn_of_value(name, "as if false; it takes true or false"),
+        _ => vars.warn_of_value(name, "must be true or false; using false"),
     }
     false
 }

@@ -51,7 +51,7 @@ impl SvidSource {
                            broker takes them from SPIRE";
             warn_of_unused(vars, &[ENDPOINT_VARIABLE, SOCKET_VARIABLE, PROVIDER], instead);
         } else if matches!(found, Some(Self::WorkloadApi(_))) {
-            let instead = "ADIT_SVID_SOURCE is workloadApi; broker uses it";
+            let instead = "ADIT_SVID_SOURCE is workloadApi; only broker uses it";
             warn_of_unused(vars, &[SOCKET_VARIABLE, PROVIDER], instead);
         }
         found.unwrap_or_default()
@@ -60,7 +60,7 @@ impl SvidSource {
 
 fn warn_of_unused(vars: &Variables, names: &[&str], instead: &str) {
     let given = names.iter().filter(|name| vars.text(name).is_some_and(|value| !value.is_empty()));
-    given.for_each(|name| vars.warn(format!("{name} is not used: {instead}")));
+    given.for_each(|name| vars.warn(format!("{name} is ignored: {instead}")));
 }
 
 fn workload_api(vars: &Variables) -> Option<Endpoint> {

@@ -129,32 +129,35 @@ fn a_wrong_value_is_named_with_what_would_be_right() {
         ("KEEPALIVE_TIME", "soon", "expected a duration"),
         ("USER_TIMEOUT_ENABLED", "yes", "expected true or false"),
         ("PACKET_MARK", "-1", "expected 1337"),
-        ("PACKET_MARK", "7", "which the rules in pods know"),
+        ("PACKET_MARK", "7", "the mark that the capture rules in pods use"),
         ("TERMINATION_GRACE_PERIOD_SECONDS", "30s", "whole seconds"),
         ("ZTUNNEL_WORKER_THREADS", "0%", "1% to 100%"),
         ("ZTUNNEL_RESOURCE_CPU_LIMIT", "0", "above 0"),
         ("ZTUNNEL_RESOURCE_CPU_LIMIT", "-1", "above 0"),
         ("XDS_ADDRESS", "", "XDS_ADDRESS: \"\": expected https://HOST:PORT"),
-        ("CA_ADDRESS", "", "or another source by ADIT_SVID_SOURCE"),
+        ("CA_ADDRESS", "", "or choose another source with ADIT_SVID_SOURCE"),
         ("XDS_ADDRESS", "http://istiod:15010", "https://HOST:PORT"),
         ("CA_ADDRESS", "https://istiod/path", "https://HOST:PORT"),
         ("XDS_ADDRESS", "istiod:70000", "it has the port \"70000\": must be 1 to 65535"),
         ("XDS_ADDRESS", "https://[fd00::1]:0", "it has the port \"0\": must be 1 to 65535"),
         ("RUST_LOG", "inof", "\"inof\" is not a valid level"),
-        ("ALT_CA_HOSTNAME", "a b", "a host name, as a certificate has it"),
+        ("ALT_CA_HOSTNAME", "a b", "a host name that can be in a certificate"),
         ("TRUST_DOMAIN", "A B", "a trust domain"),
         ("INSTANCE_IP", "node1", "an IP address"),
         ("ISTIO_METAJSON_X", "{", "ISTIO_METAJSON_X: \"{\": expected JSON"),
         ("ISTIO_META_DNS_PROXY_ADDR", "here", "an address, such as"),
         ("PROXY_CONFIG", "{ statsPort: no }", "PROXY_CONFIG:1:14: .statsPort"),
-        ("XDS_ON_DEMAND", "true", "or ISTIO_META_DNS_CAPTURE=false"),
+        ("XDS_ON_DEMAND", "true", "or set ISTIO_META_DNS_CAPTURE=false"),
     ] {
         let faults = faults(&[(name, value)]);
         assert!(faults.contains(says), "{name}={value}: {faults}");
         assert!(faults.ends_with("1 error in the environment"), "{faults}");
     }
     let both = faults(&[("LOCAL_XDS", "secret"), ("LOCAL_XDS_PATH", "/x"), ("PACKET_MARK", "x")]);
-    assert!(both.contains("not both") && both.ends_with("2 errors in the environment"), "{both}");
+    assert!(
+        both.contains("only one of") && both.ends_with("2 errors in the environment"),
+        "{both}"
+    );
 }
 
 #[test]
@@ -353,9 +356,9 @@ fn svids_may_come_from_a_spiffe_provider_that_is_named_whole() {
         (&broker, &[]),
     ] {
         let warnings = read(variables).warnings;
-        assert!(warnings.iter().all(|w| w.contains("not used")), "{warnings:?}");
+        assert!(warnings.iter().all(|w| w.contains("is ignored")), "{warnings:?}");
         for name in unused {
-            let told = format!("{name} is not used");
+            let told = format!("{name} is ignored");
             assert!(warnings.iter().any(|w| w.starts_with(&told)), "{name}: {warnings:?}");
         }
         assert_eq!(warnings.is_empty(), unused.is_empty(), "{variables:?}: {warnings:?}");

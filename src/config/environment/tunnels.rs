@@ -39,14 +39,14 @@ impl TunnelSettings {
             stream_window_most: bytes(vars, "HTTP2_STREAM_WINDOW_SIZE", 1, WINDOW).map_or(
                 4 << 20,
                 |asked| {
-                    let why = ": windows follow what applications take, within bounds";
+                    let why = ": adit sizes windows itself within this range";
                     within(vars, "HTTP2_STREAM_WINDOW_SIZE", asked, (256 << 10, 16 << 20), why)
                 },
             ),
             max_frame: bytes(vars, "HTTP2_FRAME_SIZE", LEAST_FRAME, FRAME).map_or(
                 1 << 20,
                 |asked| {
-                    let why = ": no longer frames are taken";
+                    let why = ": the allowed range";
                     within(vars, "HTTP2_FRAME_SIZE", asked, (LEAST_FRAME, 1 << 20), why)
                 },
             ),
@@ -63,12 +63,13 @@ fn keepalive(vars: &Variables) -> Keepalive {
     let time = |name| {
         let seconds = vars.duration(name).map(|asked| asked.as_secs());
         seconds.map(|seconds| {
-            let used = within(vars, name, seconds, (1, 32_767), " s: Linux has no other times");
+            let used = within(vars, name, seconds, (1, 32_767), " s: Linux accepts 1 to 32767 s");
             Duration::from_secs(used)
         })
     };
     let retries = vars.parse("KEEPALIVE_RETRIES", "a number, such as 9");
-    let most = |asked| within(vars, "KEEPALIVE_RETRIES", asked, (1, 127), ": Linux has no other");
+    let most =
+        |asked| within(vars, "KEEPALIVE_RETRIES", asked, (1, 127), ": Linux accepts 1 to 127");
     Keepalive {
         enabled: vars.flag("KEEPALIVE_ENABLED", usual.enabled),
         time: time("KEEPALIVE_TIME").unwrap_or(usual.time),
@@ -87,7 +88,7 @@ fn within<T: Ord + Copy + Display>(
 ) -> T {
     let used = asked.clamp(least, most);
     if used != asked {
-        vars.warn(format!("{name}: {used} is used in place of {asked}{why}"));
+        vars.warn(format!("{name}: using {used} instead of {asked}{why}"));
     }
     used
 }

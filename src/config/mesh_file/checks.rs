@@ -12,7 +12,8 @@ pub(super) fn check_node(top: &Map<'_>, node: Option<&str>, workloads: &[Workloa
     let nodes: BTreeSet<&str> = workloads.iter().filter_map(|w| w.node.as_deref()).collect();
     match (node, top.get("node")) {
         (None, None) if nodes.len() > 1 => top.of.fault(format!(
-            "node is missing: workloads are on several ({}), say which one this process is",
+            "node is missing: workloads are on several nodes ({}), so name the one that this \
+             process serves",
             nodes.into_iter().collect::<Vec<_>>().join(", ")
         )),
         (Some(node), Some(item)) if !nodes.contains(node) => {
@@ -39,15 +40,15 @@ pub(super) fn check_namespaces(
         if redirects && workload.netns().is_none() {
             top.get("workloads").unwrap_or(top.of.clone()).fault(format!(
                 "{} has no netns, so `capture: {{ rules: nft }}` would redirect the traffic of \
-                 adit's own namespace, the host's perhaps; name the pod's, or write \
-                 `netns: /proc/self/ns/net` if this is meant",
+                 adit's own network namespace, perhaps the host's; name the pod's, or write \
+                 `netns: /proc/self/ns/net` if that is what you want",
                 workload.uid
             ));
         }
         if !redirects && workload.non_tcp() != NonTcp::Pass {
             top.get("workloads").unwrap_or(top.of.clone()).fault(format!(
-                "{} has `nonTcp: {}`, which takes rules of adit's own: write \
-                 `capture: {{ rules: nft }}`",
+                "{} has `nonTcp: {}`, which needs capture rules made by adit: write `capture: {{ \
+                 rules: nft }}`",
                 workload.uid,
                 workload.non_tcp().as_str()
             ));
@@ -102,7 +103,7 @@ pub(super) fn check_references(
                 "uid is missing in {}: ca.broker asks for a pod by its UID{}",
                 workload.uid,
                 match pid {
-                    Some(_) => ", as a process ID means nothing over TCP",
+                    Some(_) => ", because a process ID means nothing over TCP",
                     None => ", or by a process of it, as in `netns: pid:4711`",
                 }
             )),

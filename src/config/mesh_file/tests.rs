@@ -144,9 +144,9 @@ fn what_would_silently_mean_something_else_is_a_fault() {
     for (from, to, expected) in [
         (rule, "    - from: []", "rules[0].from: is empty"),
         (rule, "    - when: [{ key: source.principal }]", "neither values nor notValues"),
-        ("matchLabels: { app: db }", "matchLabels: { 1: x }", "a key must be a text"),
-        ("labels: { app: db }", "labels: { 1: x }", "a key must be a text"),
-        (", netns: shop-web", "", "would redirect the traffic of adit's own namespace"),
+        ("matchLabels: { app: db }", "matchLabels: { 1: x }", "a key must be a string"),
+        ("labels: { app: db }", "labels: { 1: x }", "a key must be a string"),
+        (", netns: shop-web", "", "would redirect the traffic of adit's own network namespace"),
         (
             "node: node-a\nmtls",
             "pool: { idle: 0s }\nnode: node-a\nmtls",
@@ -174,6 +174,7 @@ fn what_would_silently_mean_something_else_is_a_fault() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "sockmap"), ignore = "needs the cargo feature sockmap")]
 fn the_hop_to_applications_is_chosen_for_all_or_for_one() {
     let file = "trustDomain: td
 ca: { embedded: { dir: /ca } }
@@ -212,7 +213,11 @@ workloads:
     assert_eq!(verdicts(&unsaid), [NonTcp::Pass, NonTcp::Count], "it passes by default");
     for (from, to, expected) in [
         ("nonTcp: count", "nonTcp: deny", "must be pass, count or drop"),
-        ("rules: nft", "rules: none", "a has `nonTcp: drop`, which takes rules of adit's own"),
+        (
+            "rules: nft",
+            "rules: none",
+            "a has `nonTcp: drop`, which needs capture rules made by adit",
+        ),
     ] {
         let faults = parse("m", &file.replace(from, to)).unwrap_err().to_string();
         assert!(faults.contains(expected), "{faults}");

@@ -7,10 +7,10 @@ use crate::{
     config::reader::{Item, Map},
     identity::{SpiffeId, TrustDomain},
     mesh::{AppHop, AppNames, Labels, LocalPod, NetnsRef, NonTcp, Protocol, Template, Workload},
+    observe::Feature,
 };
 
-pub(super) const APP_HOPS: &[(&str, AppHop)] =
-    &[("tcp", AppHop::Tcp), ("sockmap", AppHop::Sockmap)];
+const APP_HOPS: &[(&str, AppHop)] = &[("tcp", AppHop::Tcp), ("sockmap", AppHop::Sockmap)];
 
 const KEYS: &[&str] = &[
     "name",
@@ -38,10 +38,19 @@ impl OfAll {
     /// What the section `capture` says.
     pub(super) fn read(capture: Option<&Map<'_>>) -> Self {
         let Some(capture) = capture else { return Self::default() };
-        let app_hop = capture.get("appHop").and_then(|hop| hop.word(APP_HOPS));
+        let app_hop = capture.get("appHop").and_then(|hop| app_hop(&hop));
         let non_tcp = capture.get("nonTcp").and_then(|verdict| verdict.word(&NonTcp::WORDS));
         Self { app_hop: app_hop.unwrap_or_default(), non_tcp: non_tcp.unwrap_or_default() }
     }
+}
+
+fn app_hop(item: &Item<'_>) -> Option<AppHop> {
+    let hop = item.word(APP_HOPS)?;
+    if hop == AppHop::Sockmap {
+        let missing = |missing| item.fault(format!("{missing}, or use tcp"));
+        Feature::Sockmap.require().map_err(missing).ok()?;
+    }
+    Some(hop)
 }
 
 /// Those of the file, and whether these are all that it names.
@@ -73,7 +82,7 @@ pub(super) fn read_workloads(
             Ok(id) => id,
             Err(e) => {
                 item.fault(format!(
-                    "namespace and serviceAccount do not give a valid SPIFFE ID: {e}"
+                    "namespace and serviceAccount do not make a valid SPIFFE ID: {e}"
                 ));
                 continue;
             }
@@ -90,7 +99,7 @@ pub(super) fn read_workloads(
         let local = LocalPod {
             pod_uid: map.get("uid").and_then(|uid| pod_uid(&uid)),
             netns: map.get("netns").and_then(|n| n.parse::<NetnsRef>("shop-web")),
-            app_hop: map.get("appHop").and_then(|a| a.word(APP_HOPS)).unwrap_or(of_all.app_hop),
+            app_hop: map.get("appHop").and_then(|hop| app_hop(&hop)).unwrap_or(of_all.app_hop),
             non_tcp: map
                 .get("nonTcp")
                 .and_then(|n| n.word(&NonTcp::WORDS))

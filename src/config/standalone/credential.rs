@@ -69,7 +69,7 @@ pub(super) fn credentials(
         return workload_api(&item, &credential, &api, &pins, needed);
     }
     if let Some(wrong) = credential.get("acme").filter(|_| role == Role::Client) {
-        wrong.fault("is for servers: the CA connects to the name that it certifies");
+        wrong.fault("is only for servers: the CA connects to the name that it certifies");
         return None;
     }
     let shown = shown(&item, &credential)?;
@@ -100,7 +100,7 @@ fn workload_api(
     let endpoint: Endpoint = api.parse("unix:///run/spire/agent.sock")?;
     for key in ["roots", "crls", "crl", "passwordFile"] {
         if let Some(wrong) = credential.get(key) {
-            wrong.fault("is not for workloadApi, which gives the roots itself");
+            wrong.fault("cannot be used with workloadApi, which provides the roots itself");
         }
     }
     if !pins.is_empty() {
@@ -136,7 +136,7 @@ fn shown(item: &Item<'_>, credential: &Map<'_>) -> Option<Option<CredentialSourc
         }
         (None, None, None, None) => acme,
         _ => {
-            item.lacks("certificate comes with either privateKey or pkcs11");
+            item.lacks("certificate needs either privateKey or pkcs11 beside it");
             return None;
         }
     })
@@ -163,7 +163,7 @@ fn acme_of(item: &Item<'_>) -> Option<AcmeConfig> {
     }
     let storage = text("storage").map(PathBuf::from).or_else(default_storage);
     let Some(storage) = storage else {
-        item.fault("storage is missing: where certificates are kept");
+        item.fault("storage is missing: the directory in which certificates are kept");
         return None;
     };
     let config = AcmeConfig {

@@ -35,7 +35,7 @@ pub(in crate::config) fn read_policies(path: &Path) -> Result<Vec<Arc<Policy>>, 
         return Err(notes.into_faults(&file).into());
     }
     if read.is_empty() {
-        let why = "expected AuthorizationPolicy documents: without one nobody is allowed";
+        let why = "expected AuthorizationPolicy documents: without one no client is allowed";
         return Err(Faults::at_start(&file, why).into());
     }
     Ok(read)

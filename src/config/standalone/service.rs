@@ -129,7 +129,7 @@ fn whom(map: &Map<'_>, role: Option<Role>) -> &'static str {
         _ => ("allow", "verify"),
     };
     if let Some(wrong) = map.get(no).filter(|_| role.is_some()) {
-        wrong.fault(format!("is for the other mode; here the key is {yes}"));
+        wrong.fault(format!("is for the other mode; in this mode the key is {yes}"));
     }
     yes
 }
@@ -196,7 +196,7 @@ fn service_name(item: &Item<'_>) -> Option<String> {
     let name = item.text()?;
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.len() > 63 || !name.chars().all(legal) {
-        item.fault(format!("{name:?}: a name has at most 63 letters, digits, - _ ."));
+        item.fault(format!("{name:?}: a name must have 1 to 63 letters, digits, - _ ."));
         return None;
     }
     Some(name)
@@ -206,7 +206,7 @@ fn targets(map: &Map<'_>) -> Vec<Address> {
     let example = "localhost:5432, unix:/run/db.sock";
     match (map.get("target"), map.get("targets")) {
         (Some(_), Some(both)) => {
-            both.fault("and target exclude each other: name one of them");
+            both.fault("and target exclude each other: use one of them");
             Vec::new()
         }
         (Some(one), None) => one.parse(example).into_iter().collect(),
@@ -238,7 +238,7 @@ fn health(map: &Map<'_>, targets: usize, tunnel: bool) -> Option<HealthConfig> {
         return (targets > 1 && !tunnel).then_some(default);
     };
     if tunnel {
-        item.fault("is not for a tunnel: its one target is asked by nobody but callers");
+        item.fault("cannot be used with a tunnel: adit makes no health checks through tunnels");
     }
     let health = item.map(&["interval", "timeout", "http"]);
     let time = |key: &str, or: Duration| {

@@ -30,6 +30,10 @@ fn services(text: &str) -> String {
 }
 
 #[test]
+#[cfg_attr(
+    not(all(feature = "acme", feature = "pkcs11")),
+    ignore = "needs the cargo features acme and pkcs11"
+)]
 fn a_whole_file() {
     let text = services(SERVER)
         + "
@@ -110,24 +114,24 @@ takeover: unix:/run/t
 #[test]
 fn faults_say_what_to_do() {
     for (was, is, says) in [
-        ("name: db", "name: 'd b'", "a name has at most 63"),
+        ("name: db", "name: 'd b'", "a name must have 1 to 63"),
         ("mode: server", "mode: sever", "did you mean server?"),
-        ("mode: server", "mode: client", "is for the other mode; here the key is verify"),
+        ("mode: server", "mode: client", "is for the other mode; in this mode the key is verify"),
         ("listen: 127.0.0.1:8443", "listen: nowhere", "port is missing"),
         ("listen: 127.0.0.1:8443", "lisen: 127.0.0.1:8443", "did you mean listen?"),
         ("target: localhost:5432", "target: db.example:5432", "unsafeTarget: true"),
         ("target: localhost:5432", "targets: []", "target is missing"),
         ("target: localhost:5432", "targets: ['unix:/a', 'unix:/a']", "is listed twice"),
         ("target: localhost:5432", "target: 'systemd:x'", "systemd:NAME is for listen"),
-        ("target: localhost:5432", "target: 'unix:/a'\n  targets: ['unix:/b']", "name one of them"),
-        ("privateKey: /k, ", "", "comes with either privateKey or pkcs11"),
-        ("privateKey: /k, ", "privateKey: /k, pkcs11: { module: /m }, ", "comes with either"),
+        ("target: localhost:5432", "target: 'unix:/a'\n  targets: ['unix:/b']", "use one of them"),
+        ("privateKey: /k, ", "", "needs either privateKey or pkcs11"),
+        ("privateKey: /k, ", "privateKey: /k, pkcs11: { module: /m }, ", "needs either"),
         ("privateKey: /k, ", "pkcs11: { tokenLabel: t }, ", "module is missing"),
         ("certificate: /c, privateKey: /k, ", "", "a certificate is needed"),
         ("certificate: /c", "keystore: /s, certificate: /c", "exclude each other"),
         ("  credential: {", "  credentials: {", "did you mean credential?"),
         ("  allow: { commonNames: [app] }", "", "no client is allowed"),
-        ("commonNames: [app]", "", "is empty: it allows nobody"),
+        ("commonNames: [app]", "", "is empty, so it allows no peer"),
         ("commonNames", "comonNames", "did you mean commonNames?"),
         ("commonNames: [app]", "uris: [td/ns/shop]", "begins with its scheme"),
         ("commonNames: [app]", "dns: [app]", "did you mean dnsNames?"),
@@ -194,7 +198,7 @@ fn policies_are_istio_documents() {
     for (text, says) in [
         (POLICY.replace("principals", "requestPrincipals"), "is about HTTP (L7)"),
         (POLICY.replace("spec", "sepc"), "did you mean spec?"),
-        (String::new(), "without one nobody is allowed"),
+        (String::new(), "without one no client is allowed"),
     ] {
         let faults = read(&text).unwrap_err();
         assert!(faults.contains(says), "{faults}");
@@ -260,11 +264,14 @@ status:
         assert!(faults.contains(says), "{faults}");
     }
     assert!(
-        read("apiVersion: v1\nkind: List\nitems: []\n").unwrap_err().contains("nobody is allowed")
+        read("apiVersion: v1\nkind: List\nitems: []\n")
+            .unwrap_err()
+            .contains("no client is allowed")
     );
 }
 
 #[test]
+#[cfg_attr(not(feature = "rego"), ignore = "needs the cargo feature rego")]
 fn a_rego_policy_is_a_name_too() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("p.rego");

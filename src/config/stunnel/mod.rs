@@ -50,7 +50,7 @@ pub fn import(conf: &str, certificates_of: CertificatesOf<'_>) -> Imported {
     // What stands before the sections is the default of each; without any it is the service.
     let whole: Vec<Section> = match services {
         [] if inetd.options.is_empty() => {
-            let message = "there is no service in it: no [section], no accept";
+            let message = "the file has no service: no [section] and no accept";
             let remark = Warning { line: 1, message: message.into(), grave: true };
             yaml.push_str(&format!("# line 1: {message}\n"));
             warnings.push(remark);

@@ -45,7 +45,7 @@ pub(super) fn warning_on_global(line: &ConfLine) -> Option<Warning> {
 /// What is to be said of a line that is not carried.
 pub(super) fn warning(line: &ConfLine) -> Option<Warning> {
     match support(&line.option, &line.value) {
-        OptionSupport::Carried | OptionSupport::Needless => None,
+        OptionSupport::Imported | OptionSupport::Needless => None,
         OptionSupport::Lost(why) => Some(line.warning(false, why)),
         OptionSupport::Grave(why) => Some(line.warning(true, why)),
     }

@@ -70,8 +70,10 @@ impl TranslatedService<'_> {
             let system = is_system_roots(line);
             let both = section.get("CAfile").is_some();
             let why = match (system && !both, chain || peer) {
-                (true, _) => "the system's roots are trusted, as no roots are named",
-                (false, _) => "a directory of roots is not read; name one file with all of them",
+                (true, _) => "no roots are named, so adit trusts those of the system",
+                (false, _) => {
+                    "adit does not read a directory of roots; name one file with all of them"
+                }
             };
             self.warnings.push(line.warning(!system || both, why));
         }
@@ -81,7 +83,7 @@ impl TranslatedService<'_> {
     /// `verifyPeer`: the pins of whom `CAfile` has.
     fn pinned(&mut self, chain: bool, certificates_of: CertificatesOf<'_>) -> Vec<String> {
         let Some(ca) = self.section.get("CAfile") else {
-            let missing = "verifyPeer without a CAfile would allow nobody".to_owned();
+            let missing = "verifyPeer without a CAfile would allow no peer".to_owned();
             self.grave_at(self.section.line, missing);
             return Vec::new();
         };
@@ -124,7 +126,7 @@ impl TranslatedService<'_> {
             return None;
         }
         if !pins.is_empty() {
-            let why = "is not asked about pins (verifyPeer)";
+            let why = "is not used with pins (verifyPeer)";
             let line = section.get("CRLfile").map(|line| line.warning(true, why));
             self.warnings.extend(line);
         }
@@ -151,7 +153,7 @@ impl TranslatedService<'_> {
         let section = self.section;
         let place = |option: &str| section.options.iter().rposition(|line| line.is(option));
         let demand = ["verify", "verifyChain", "verifyPeer"].map(place).into_iter().flatten().max();
-        let stays = "what another line requires of the peer is still required here";
+        let stays = "adit still requires of the peer what another line requires";
         let off = |line: &&ConfLine| line.value.eq_ignore_ascii_case("no");
         let level = section.get("verify").map(|line| line.value.as_str());
         let softened = section.get("verify").filter(|line| line.value == "0").into_iter();
@@ -183,7 +185,7 @@ impl TranslatedService<'_> {
         for certificate in all {
             let Certificate { subject, not_after, .. } = certificate;
             if certificate.expired {
-                let why = format!("verifyPeer: {subject} is not valid now and is left out");
+                let why = format!("verifyPeer: {subject} is not valid now, so it is left out");
                 self.warnings.push(ca.warning(true, &why));
                 continue;
             }
@@ -214,11 +216,11 @@ impl TranslatedService<'_> {
             let (grave, why) = match (self.client, *authority) {
                 (true, false) => (true, "a target that shows it is refused"),
                 (true, true) => (false, "a target that shows it itself is refused"),
-                (false, _) => (false, "a client that checks names refuses it, adit's too"),
+                (false, _) => (false, "clients that check names refuse it, adit among them"),
             };
             let message = format!(
-                "{subject} is {kind}without a DNS name or an address (subjectAltName), its common \
-                 name does not count: {why}"
+                "{subject} is {kind}without a DNS name or an address (subjectAltName), and adit \
+                 ignores its common name: {why}"
             );
             self.warnings.push(line.warning(grave, &message));
         }
@@ -229,7 +231,9 @@ impl TranslatedService<'_> {
         let (cert, key) = (section.get("cert"), section.get("key"));
         for line in [cert, key].into_iter().flatten() {
             if line.value.starts_with("pkcs11:") {
-                self.warnings.push(line.warning(true, "a key on a token is not translated"));
+                self.warnings.push(
+                    line.warning(true, "a key on a token is not imported; set pkcs11 by hand"),
+                );
             }
         }
         match (cert, key) {
@@ -241,12 +245,12 @@ impl TranslatedService<'_> {
             (Some(cert), None) => vec![format!("keystore: {}", quoted(&cert.value))],
             (None, key) => {
                 if let Some(key) = key {
-                    self.warnings.push(key.warning(true, "has no cert beside it"));
+                    self.warnings.push(key.warning(true, "needs a `cert` in the same section"));
                 }
                 if self.client {
                     self.lines.push("authentication: disabled".into());
                 } else {
-                    self.grave_at(section.line, "a server needs a cert".into());
+                    self.grave_at(section.line, "a server needs `cert`".into());
                 }
                 Vec::new()
             }
@@ -266,7 +270,7 @@ impl TranslatedService<'_> {
             (false, ..) => {
                 let checked = self.section.all("checkHost").chain(self.section.all("checkIP"));
                 for line in checked {
-                    let why = "no certificate is asked for without verifyChain";
+                    let why = "without verifyChain stunnel does not ask for a client certificate";
                     self.warnings.push(line.warning(true, why));
                 }
                 self.lines.push("authentication: disabled".into());
@@ -279,12 +283,11 @@ impl TranslatedService<'_> {
             (true, false, [], []) => "all: true".into(),
             (true, false, hosts, ips) => {
                 for line in self.section.all("checkHost").filter(|l| !l.value.contains('*')) {
-                    let why = "a common name does not count here, nor does a wildcard in the \
-                               certificate";
+                    let why = "adit ignores common names, and wildcards in the certificate";
                     self.warnings.push(line.warning(false, why));
                 }
                 for line in self.section.all("checkHost").filter(|l| l.value.contains('*')) {
-                    self.warnings.push(line.warning(true, "a DNS name is compared as it is"));
+                    self.warnings.push(line.warning(true, "DNS names are compared literally"));
                 }
                 let dns = (!hosts.is_empty()).then(|| format!("dnsNames: [{}]", list(hosts)));
                 let ips = (!ips.is_empty()).then(|| format!("ips: [{}]", list(ips)));
@@ -325,12 +328,11 @@ impl TranslatedService<'_> {
             });
         }
         for line in section.all("checkHost") {
-            self.warnings.push(line.warning(false, "a common name does not count here"));
+            self.warnings.push(line.warning(false, "adit ignores common names"));
         }
         let any = |host: &str| host.contains('*') || host.starts_with('.');
         for line in section.all("checkHost").filter(|line| any(&line.value)) {
-            let why = "is not a valid server name; that of sni, else that of \
-                       connect, is checked";
+            let why = "is not a valid server name; adit checks the name in sni, or else in connect";
             self.warnings.push(line.warning(true, why));
         }
         let hosts = hosts.iter().filter(|host| !any(host));
@@ -338,7 +340,7 @@ impl TranslatedService<'_> {
         let name = match (checked.as_slice(), &sni) {
             ([], sni) => {
                 if let Some(line) = section.get("verifyChain").filter(|_| chain) {
-                    let why = "its name is checked as well: that of sni, else that of connect";
+                    let why = "adit also checks its name: the one in sni, or else in connect";
                     self.warnings.push(line.warning(false, why));
                 }
                 sni.clone()
@@ -347,7 +349,7 @@ impl TranslatedService<'_> {
             ([one], Some(sni)) if *one == sni => Some(sni.clone()),
             ([one, ..], _) => {
                 for line in section.all("checkHost").chain(section.all("checkIP")) {
-                    let why = "one name only is possible, which is SNI too: serverName";
+                    let why = "adit takes one name, which is also sent as SNI: serverName";
                     self.warnings.push(line.warning(true, why));
                 }
                 Some((*one).clone())
@@ -360,7 +362,8 @@ impl TranslatedService<'_> {
     fn too_much(&mut self, hosts: &[String], ips: &[String]) {
         if !hosts.is_empty() || !ips.is_empty() {
             for line in self.section.all("checkHost").chain(self.section.all("checkIP")) {
-                let why = "the peer's key is checked instead: see that only those are in CAfile";
+                let why = "adit checks the peer's key instead: keep only the allowed certificates in \
+                     CAfile";
                 self.warnings.push(line.warning(true, why));
             }
         }

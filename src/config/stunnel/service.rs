@@ -12,7 +12,7 @@ use crate::net::Address;
 
 /// What became of a section.
 #[derive(Default)]
-pub(super) struct Carried {
+pub(super) struct Imported {
     pub(super) yaml: String,
     pub(super) warnings: Vec<Warning>,
 }
@@ -30,7 +30,7 @@ pub(super) fn carry(
     section: &Section,
     names: &mut Vec<String>,
     certificates_of: CertificatesOf<'_>,
-) -> Carried {
+) -> Imported {
     let client = section.get("client").is_some_and(yes);
     let mut entry = TranslatedService { section, client, lines: Vec::new(), warnings: Vec::new() };
     // What holds for all sections is named once, where it stands.
@@ -56,7 +56,7 @@ pub(super) fn carry(
         yaml.push_str(&format!("    mode: {}\n", if client { "client" } else { "server" }));
         entry.lines.iter().for_each(|line| yaml.push_str(&format!("    {line}\n")));
     }
-    Carried { yaml, warnings }
+    Imported { yaml, warnings }
 }
 
 /// Whether it decides who is let in, with a value that stunnel refuses.
@@ -144,8 +144,8 @@ impl TranslatedService<'_> {
                     Some(how) if how == "rr" => self.lines.push("balance: roundRobin".into()),
                     Some(_) => {}
                     None => {
-                        let message = "without failover the targets are tried in order; older \
-                                       stunnels took them in turn (balance: roundRobin)";
+                        let message = "without failover adit tries the targets in order; older versions of \
+                             stunnel used round-robin (balance: roundRobin)";
                         let line = section.get("connect").map_or(section.line, |l| l.line);
                         let message = message.to_owned();
                         self.warnings.push(Warning { line, message, grave: false });
@@ -192,7 +192,7 @@ impl TranslatedService<'_> {
             }
         }
         if let Some(line) = section.get("sni").filter(|_| !self.client) {
-            let why = "one service per address: names do not choose among services";
+            let why = "adit does not choose a service by name (SNI): use one service per address";
             self.warnings.push(line.warning(true, why));
         }
         let mut times = Vec::new();

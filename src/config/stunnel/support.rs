@@ -1,12 +1,12 @@
 //! What each option is for adit.
 
-use self::OptionSupport::{Carried, Grave, Lost, Needless};
+use self::OptionSupport::{Grave, Imported, Lost, Needless};
 
 /// What an option is for adit.
 #[derive(Clone, Copy)]
 pub(super) enum OptionSupport {
     /// [`super::service`] carries it.
-    Carried,
+    Imported,
     /// adit does it anyway, or has no use for it: nothing is lost.
     Needless,
     /// Not carried; nothing is protected less.
@@ -37,21 +37,21 @@ fn credentials(option: &str, value: &str) -> Option<OptionSupport> {
     let no = value == "no";
     Some(match option {
         "cert" | "key" | "cafile" | "capath" | "crlfile" | "verify" | "verifychain"
-        | "verifypeer" | "requirecert" | "checkhost" | "checkip" | "checkemail" => Carried,
+        | "verifypeer" | "requirecert" | "checkhost" | "checkip" | "checkemail" => Imported,
         "crlpath" => Grave("name the CRLs one by one under crls"),
-        "ocsp" | "ocspflag" | "ocspnonce" => Grave("adit asks no OCSP responder; use crls"),
+        "ocsp" | "ocspflag" | "ocspnonce" => Grave("adit does not query OCSP responders; use crls"),
         "ocspaia" | "ocsprequire" if no => Needless,
-        "ocspaia" | "ocsprequire" => Grave("adit asks no OCSP responder; use crls"),
+        "ocspaia" | "ocsprequire" => Grave("adit does not query OCSP responders; use crls"),
         "timeoutocsp" => Needless,
         "psksecrets" | "pskidentity" | "pskidentityhint" => {
             Grave("adit has no pre-shared keys; it needs certificates")
         }
         "engine" | "enginectrl" | "enginedefault" | "engineid" | "enginenum" | "provider"
-        | "providerparameter" => Grave("adit uses no OpenSSL engines"),
+        | "providerparameter" => Grave("adit does not use OpenSSL engines"),
         "libwrap" | "ident" if no => Needless,
-        "libwrap" => Grave("hosts.allow and hosts.deny are not read; use a firewall"),
-        "ident" | "username" => Grave("adit asks no ident server"),
-        "redirect" => Lost("clients that are not allowed are refused, not sent elsewhere"),
+        "libwrap" => Grave("adit does not read hosts.allow and hosts.deny; use a firewall"),
+        "ident" | "username" => Grave("adit does not query ident servers"),
+        "redirect" => Lost("adit refuses clients that are not allowed; it does not redirect them"),
         _ => return None,
     })
 }
@@ -61,20 +61,22 @@ fn tls(option: &str, value: &str) -> Option<OptionSupport> {
     let no = value == "no";
     Some(match option {
         // `sni` of a client is a name; of a server it is one of several hosts behind one address.
-        "sni" => Carried,
-        "sslversion" | "sslversionmin" | "sslversionmax" => Carried,
-        "options" if switch(value).is_some() => Carried,
+        "sni" => Imported,
+        "sslversion" | "sslversionmin" | "sslversionmax" => Imported,
+        "options" if switch(value).is_some() => Imported,
         "options" => openssl_option(value),
         "ciphers" | "ciphersuites" | "curves" | "securitylevel" | "sigalgs" => {
-            Lost("adit chooses itself: AEAD suites with forward secrecy, nothing else")
+            Lost("adit always uses AEAD suites with forward secrecy; this is not configurable")
         }
         "dh" | "ecdh" => Needless,
         "fips" if no => Needless,
         "fips" => Grave("adit has no FIPS mode"),
-        "config" => Grave("commands for OpenSSL are not read"),
-        "sessiond" => Grave("sessions are not shared: adit does not resume"),
+        "config" => Grave("adit does not use OpenSSL, so its commands are ignored"),
+        "sessiond" => Grave("adit does not resume sessions, so it shares none"),
         "session" | "sessioncachesize" | "sessioncachetimeout" | "sessionresume" => Needless,
-        "ticketkeysecret" | "ticketmacsecret" => Lost("adit has no tickets: nothing is resumed"),
+        "ticketkeysecret" | "ticketmacsecret" => {
+            Lost("adit does not resume sessions, so it has no tickets")
+        }
         "compression" if value != "deflate" && value != "zlib" => Needless,
         "compression" => Lost("adit never compresses"),
         "renegotiation" if no => Needless,
@@ -88,24 +90,26 @@ fn connections(option: &str, value: &str) -> Option<OptionSupport> {
     let no = value == "no";
     Some(match option {
         "client" | "accept" | "connect" | "failover" | "timeoutclose" | "timeoutconnect"
-        | "timeoutidle" | "protocol" => Carried,
+        | "timeoutidle" | "protocol" => Imported,
         "protocolhost"
         | "protocolauthentication"
         | "protocolusername"
         | "protocolpassword"
         | "protocoldomain"
-        | "protocolheader" => Grave("belongs to a protocol that adit lacks"),
+        | "protocolheader" => Grave("belongs to a protocol that adit does not support"),
         "xforwardedfor" => Needless,
-        "exec" | "execargs" | "pty" => Grave("adit starts no programs; let systemd listen for it"),
+        "exec" | "execargs" | "pty" => {
+            Grave("adit does not start programs; let systemd start it, with socket activation")
+        }
         "transparent" if no || value == "none" => Needless,
         "transparent" => Lost("the target sees adit's address; use proxyProtocol: { send: v1 }"),
-        "local" | "source" => Lost("connections leave from the address that the kernel chooses"),
-        "timeoutbusy" => Lost("the handshake has the time of timeouts.connect"),
-        "delay" => Lost("targets' names are always looked up for each connection"),
-        "retry" => Lost("each connection tries each target once"),
+        "local" | "source" => Lost("the kernel chooses the source address of connections"),
+        "timeoutbusy" => Lost("timeouts.connect limits the handshake"),
+        "delay" => Lost("adit always resolves targets' names for each connection"),
+        "retry" => Lost("adit tries each target once for each connection"),
         "reset" if !no => Needless,
         "reset" => Lost(
-            "interrupted connections are always reset, so that a part is not mistaken for the \
+            "adit always resets interrupted connections, so that a part is not mistaken for the \
              whole",
         ),
         "socket" => Lost("is not supported"),
@@ -116,11 +120,11 @@ fn connections(option: &str, value: &str) -> Option<OptionSupport> {
 /// The process: its user, its logs, its other files.
 fn process(option: &str) -> Option<OptionSupport> {
     Some(match option {
-        "include" => Grave("the files of this directory are not read; import each"),
+        "include" => Grave("adit does not read this directory; import each file"),
         "setuid" | "setgid" => Lost("adit needs no root: set User= in the systemd unit"),
-        "chroot" => Lost("adit confines itself; systemd's RootDirectory= does the rest"),
+        "chroot" => Lost("adit has its own sandbox; use systemd's RootDirectory= for more"),
         "log" | "output" | "syslog" | "debug" | "logid" => {
-            Lost("logs go to stdout; RUST_LOG and accessLog say what and how")
+            Lost("logs go to stdout; RUST_LOG and accessLog control them")
         }
         "pid" | "foreground" | "service" => {
             Lost("adit runs in the foreground; systemd supervises it")

@@ -93,7 +93,7 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
             "target: \"unix:/run/haproxy.sock\"",
             "proxyProtocol: { send: v1 }",
             "timeouts: { connect: 5s, close: 0s, idle: 600s }",
-            "ciphers = HIGH:!aNULL: adit chooses itself",
+            "ciphers = HIGH:!aNULL: adit always uses AEAD",
         ],
         &[],
     ),
@@ -113,7 +113,7 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
         "pre-shared keys",
         "[psk]\naccept = 4433\nconnect = 22\nciphers = PSK\nPSKsecrets = /etc/stunnel/psk.txt\n",
         &["mode: server"],
-        &["PSKsecrets: adit has no pre-shared keys", "a server needs a cert"],
+        &["PSKsecrets: adit has no pre-shared keys", "a server needs `cert`"],
     ),
     (
         "STARTTLS, and a client without checks",
@@ -135,7 +135,7 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
          [out]\nclient = yes\naccept = localhost:3\nconnect = b:4\nverifyChain = yes\nCAfile = ca\n\
          checkHost = a\nsni = z\ncheckEmail = x@y\n",
         &["allow: { dnsNames: [\"a.example\"], ips: [\"10.0.0.9\"] }", "serverName: \"a\""],
-        &["checkHost = a: one name only", "checkEmail = x@y"],
+        &["checkHost = a: adit takes one name", "checkEmail = x@y"],
     ),
     (
         "wrappers, a program, a half-checked peer, a virtual host",
@@ -194,9 +194,9 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
          [b]\naccept = 3\nrequireCert = no\n[c]\naccept = 4\nverify = 2\nverifyChain = no\n",
         &["allow: { all: true }"],
         &[
-            "verify = 0: what another",
+            "verify = 0: adit still requires",
             "requireCert = no: a caller",
-            "verifyChain = no: what another",
+            "verifyChain = no: adit still requires",
         ],
     ),
     (
@@ -230,14 +230,14 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
         "a pinned certificate that has expired, and one that will",
         "[x]\naccept = 443\nconnect = 80\ncert = s.pem\nverifyPeer = yes\nCAfile = old.pem\n",
         &["pins: [\"sha256:AAAA", "stunnel refuses CN=good from Jan  1 00:00:00 2100 +00:00 on"],
-        &["CAfile = old.pem: verifyPeer: CN=old is not valid now and is left out"],
+        &["CAfile = old.pem: verifyPeer: CN=old is not valid now, so it is left out"],
     ),
     (
         "a pin beside a chain and a name",
         "[x]\naccept = 443\nconnect = 80\ncert = s.pem\nverify = 3\nCAfile = ca.pem\n\
          checkHost = a\n",
         &["pins: [\"sha256:"],
-        &["verifyChain beside verifyPeer", "checkHost = a: the peer's key is checked instead"],
+        &["verifyChain beside verifyPeer", "checkHost = a: adit checks the peer's key instead"],
     ),
     (
         "a target whose certificate has a common name alone",
@@ -265,7 +265,7 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
         &["services: []"],
         &[
             "exec = /usr/sbin",
-            "execargs: adit starts",
+            "execargs: adit does not start programs",
             "accept is missing",
             "[stunnel] is left out",
         ],
@@ -281,7 +281,7 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
             "[stunnel] is left out",
         ],
     ),
-    ("nothing", "; nothing\n", &["services: []"], &["there is no service in it"]),
+    ("nothing", "; nothing\n", &["services: []"], &["the file has no service"]),
     (
         "bytes of another encoding, in a comment and in a line",
         "; caf\u{fffd}\n[x]\naccept = 1\nconnect = 2\ncert = c\nCAfile = /caf\u{fffd}\n",
@@ -292,13 +292,13 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
         "no sections: what stands before them is the service",
         "client = yes\naccept = 127.0.0.1:1\nconnect = h:2\ndebug = 7\nno line\n",
         &["- name: \"stunnel\"", "target: \"h:2\""],
-        &["this is not a line of a stunnel.conf"],
+        &["expected `option = value`"],
     ),
     (
         "options of the process within a section are named",
         "[x]\naccept = 1\nconnect = 2\ncert = c\ninclude = /d\nfips = yes\n",
         &["name: \"x\""],
-        &["the files of this directory are not read", "FIPS"],
+        &["adit does not read this directory", "FIPS"],
     ),
     (
         "what stunnel refuses opens nothing",
@@ -313,7 +313,7 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
          [caf\u{fffd}]\naccept = 3\nconnect = 4\ncert = c\n[z] ; note\naccept = 5\nconnect = 6\n\
          cert = c\n",
         &["target: \"localhost:2\"", "target: \"localhost:4\"", "target: \"localhost:6\""],
-        &["is not written in UTF-8", "is not a name of a section"],
+        &["is not written in UTF-8", "is not a valid section name"],
     ),
 ];
 

@@ -173,7 +173,7 @@ pub(super) fn sections(conf: &str) -> (Vec<Section>, Vec<Warning>) {
         }
         // What follows belongs to no section before it, however its name is written.
         if let Some(name) = text.strip_prefix('[') {
-            let message = format!("{}: is not a name of a section", shown(text));
+            let message = format!("{}: is not a valid section name", shown(text));
             warnings.push(Warning { line, message, grave: true });
             let name = name.split(']').next().unwrap_or_default();
             sections.push(Section { name: shown(name.trim()), line, options: Vec::new() });
@@ -184,8 +184,7 @@ pub(super) fn sections(conf: &str) -> (Vec<Section>, Vec<Warning>) {
                 section.options.push(ConfLine::new(line, option, value));
             }
             _ => {
-                let message =
-                    "this is not a line of a stunnel.conf: expected option = value".to_owned();
+                let message = "expected `option = value`".to_owned();
                 warnings.push(Warning { line, message, grave: true });
             }
         }

@@ -37,9 +37,12 @@ pub struct Challenge {
 
 impl Challenge {
     /// For this name; `digest` is SHA-256 of the key authorization.
-    pub(crate) fn new(name: &str, digest: &[u8]) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// If the digest has another length, or no certificate can be made.
+    pub fn new(name: &str, digest: &[u8]) -> Result<Self, String> {
         if digest.len() != 32 {
-            return Err("the key authorization's digest has not 32 bytes".into());
+            return Err("the key authorization's digest does not have 32 bytes".into());
         }
         let key = KeyPair::generate().map_err(|e| e.to_string())?;
         let mut params =

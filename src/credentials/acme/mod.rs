@@ -7,6 +7,10 @@
 
 mod challenge;
 mod config;
+#[cfg(feature = "acme")]
+mod order;
+#[cfg(not(feature = "acme"))]
+#[path = "absent.rs"]
 mod order;
 mod storage;
 

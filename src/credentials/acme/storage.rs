@@ -7,12 +7,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use instant_acme::AccountCredentials;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::config::AcmeConfig;
 use crate::{
-    identity::key_files::{at, bytes, certificates},
+    identity::key_files::{at, certificates},
     sys::files,
 };
 
@@ -20,7 +19,7 @@ use crate::{
 const TRY_EVERY: Duration = Duration::from_millis(200);
 
 pub(super) struct Storage {
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     pub(super) certificate: PathBuf,
 }
 
@@ -67,41 +66,12 @@ impl Storage {
         }
     }
 
-    /// The account at this CA, if there is one.
-    pub(super) fn account(&self) -> Result<Option<AccountCredentials>, String> {
-        let path = self.folder.join("account.json");
-        match fs::exists(&path) {
-            Ok(false) => Ok(None),
-            Ok(true) => {
-                let text = bytes(&path)?;
-                // The parser's own words would hold what it read: the account's key.
-                let read = serde_json::from_slice(&text);
-                read.map(Some).map_err(|e: serde_json::Error| {
-                    let (line, column) = (e.line(), e.column());
-                    at(
-                        &path,
-                        format!(
-                            "line {line}, column {column}: not an ACME account; remove the file to \
-                             make another"
-                        ),
-                    )
-                })
-            }
-            Err(e) => Err(at(&path, e)),
-        }
-    }
-
-    pub(super) fn keep_account(&self, account: &AccountCredentials) -> Result<(), String> {
-        let text = serde_json::to_vec_pretty(account).map_err(|e| e.to_string())?;
-        self.keep(&self.folder.join("account.json"), &text)
-    }
-
     pub(super) fn keep_certificate(&self, pem: &str) -> Result<(), String> {
         self.keep(&self.certificate, pem.as_bytes())
     }
 
     /// Whole or not at all, for us alone.
-    fn keep(&self, path: &Path, text: &[u8]) -> Result<(), String> {
+    pub(super) fn keep(&self, path: &Path, text: &[u8]) -> Result<(), String> {
         files::replace(path, text, 0o600).map_err(|e| at(path, e))
     }
 }

@@ -68,7 +68,7 @@ impl Follower {
         };
         // What has its ID next is another's (Broker API §4.9).
         answers.withdraw(&uid);
-        let why = format!("process {pid}, by which the pod was asked for, has ended");
+        let why = format!("process {pid}, which identified the pod, has ended");
         tracing::warn!(target: "svid", workload = %uid, error = why, "SVID dropped");
         cache.tell(Meaning::Withdrawn, why);
     }
@@ -158,7 +158,7 @@ impl Follower {
                     Err(error) => {
                         tracing::debug!(
                             target: "svid", workload = %self.wanted.uid, %error,
-                            "the stream stays where it is"
+                            "keeping the stream on the old connection"
                         );
                         retry = Some(Instant::now() + MOVE_AGAIN);
                     }
@@ -194,12 +194,13 @@ impl Follower {
             .map_err(|e| unusable(e.to_string()))?;
         let leaf = svid.chain.first().and_then(|leaf| X509Certificate::from_der(leaf).ok());
         let public_key = leaf.map(|(_, leaf)| leaf.public_key().raw.to_vec());
-        let public_key = public_key.ok_or_else(|| unusable("it has no certificate".into()))?;
+        let public_key =
+            public_key.ok_or_else(|| unusable("its answer has no certificate".into()))?;
         let answer = PodAnswer { public_key, not_after: svid.not_after, bundles: bundles.clone() };
         self.answers.take(&self.wanted.uid, answer).map_err(|other| {
             let why = format!(
-                "it gave the key that {other} has, and a key serves one pod only; register each \
-                 pod with the SPIFFE provider on its own, by its UID for example"
+                "it gave the same key as to {other}, but each pod needs its own key; register each \
+                 pod separately with the SPIFFE provider, for example by its UID"
             );
             (Meaning::Refused, why)
         })?;
@@ -215,7 +216,7 @@ impl Follower {
         tracing::warn!(
             target: "svid", workload = %self.wanted.uid, source = self.cache.name(), error = why,
             %meaning,
-            "no new SVID"
+            "SVID not renewed"
         );
         if meaning == Meaning::Withdrawn {
             self.answers.withdraw(&self.wanted.uid);
@@ -249,7 +250,7 @@ impl Follower {
             let judged = judge(&error);
             tracing::debug!(
                 target: "svid", workload = %self.wanted.uid, error = judged.why,
-                "no JWT bundles"
+                "no update of JWT bundles; keeping the previous ones"
             );
             if judged.meaning == Meaning::Withdrawn {
                 self.answers.jwt(&self.wanted.uid, None);

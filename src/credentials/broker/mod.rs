@@ -37,7 +37,7 @@ use self::{
     reference::Reference,
 };
 use super::{
-    CarriedAs, Source, SourceError, Urgency, Wanted,
+    AttachedAs, Source, SourceError, Urgency, Wanted,
     svid_cache::{Meaning, SvidCache},
     workload_api::client::Client as WorkloadApi,
 };
@@ -60,7 +60,7 @@ pub struct Broker {
 /// Which pods there are, and which of them are asked for.
 #[derive(Default)]
 struct Pods {
-    carried: HashMap<Arc<str>, CarriedAs>,
+    carried: HashMap<Arc<str>, AttachedAs>,
     followed: HashMap<Arc<str>, Followed>,
 }
 
@@ -206,7 +206,7 @@ impl Source for Broker {
 
     /// A pod that was made anew, with another UID or process, is another: what was there for the
     /// old one is dropped.
-    fn carries(&self, now: &[CarriedAs]) {
+    fn carries(&self, now: &[AttachedAs]) {
         let mut pods = self.lock();
         let now: HashMap<_, _> =
             now.iter().map(|pod| (Arc::clone(&pod.uid), pod.clone())).collect();

@@ -4,7 +4,7 @@ use prost::Message;
 use prost_types::Any;
 
 use crate::{
-    credentials::CarriedAs,
+    credentials::AttachedAs,
     rpc::broker::{
         KubernetesObjectKey, KubernetesObjectReference, KubernetesObjectType, WorkloadPidReference,
         WorkloadReference,
@@ -25,7 +25,7 @@ impl Reference {
     ///
     /// # Errors
     /// What is missing, and where to write it.
-    pub(super) fn of(pod: &CarriedAs, remote: bool) -> Result<Self, String> {
+    pub(super) fn of(pod: &AttachedAs, remote: bool) -> Result<Self, String> {
         if let Some(uid) = &pod.pod_uid {
             let object = KubernetesObjectReference {
                 r#type: Some(KubernetesObjectType { plural: "pods".into(), group: "core".into() }),
@@ -41,12 +41,12 @@ impl Reference {
         let named =
             pod.pid.and_then(|pid| Some((pid, i32::try_from(pid).ok().filter(|p| *p > 0)?)));
         let (pid, wire) = named.ok_or(
-            "no way to identify the pod: write the pod's `uid` in its workload, or name a process \
-             of it, as in `netns: pid:4711`",
+            "the pod cannot be identified: write the pod's `uid` in its workload, or name one of \
+             its processes, as in `netns: pid:4711`",
         )?;
         if remote {
             return Err(format!(
-                "process {pid} means another elsewhere, and the Broker API is reached over TCP \
+                "process {pid} cannot identify a pod, because the Broker API is reached over TCP \
                  (Broker API §3.1.2): write the pod's `uid` in its workload"
             ));
         }
@@ -74,8 +74,8 @@ fn packed(name: &str, message: &impl Message) -> WorkloadReference {
 mod tests {
     use super::*;
 
-    fn pod(pod_uid: Option<&str>, pid: Option<u32>) -> CarriedAs {
-        CarriedAs {
+    fn pod(pod_uid: Option<&str>, pid: Option<u32>) -> AttachedAs {
+        AttachedAs {
             uid: "shop/web-1".into(),
             namespace: "shop".into(),
             name: "web-1".into(),

@@ -63,7 +63,8 @@ fn judge_status(status: &Status, later: impl Fn(String) -> Judged) -> Judged {
             with(Meaning::Withdrawn, false, "; the pod is not registered with it")
         }
         Code::PermissionDenied => {
-            let hint = "; either the pod is not registered with it, or adit is not a broker there";
+            let hint = "; either the pod is not registered with it, or adit is not allowed to act as a \
+                 broker";
             with(Meaning::Withdrawn, false, hint)
         }
         Code::InvalidArgument | Code::Unimplemented => with(Meaning::Refused, true, ""),

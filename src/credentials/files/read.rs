@@ -46,10 +46,13 @@ fn svid(
 ) -> Result<X509Svid, String> {
     let leaf = parse_leaf(&chain[0]).map_err(|e| e.to_string())?;
     if leaf.id.trust_domain() != trust_domain {
-        return Err(format!("it is of {}, and the mesh file says {trust_domain}", leaf.id));
+        return Err(format!(
+            "it is for trust domain {}, but the mesh file says {trust_domain}",
+            leaf.id
+        ));
     }
     if !key_matches(&chain[0], &key) {
-        return Err(format!("the private key is not that of the certificate of {}", leaf.id));
+        return Err(format!("the private key does not belong to the certificate of {}", leaf.id));
     }
     Ok(X509Svid::of(leaf, chain, key))
 }

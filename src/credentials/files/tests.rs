@@ -99,7 +99,7 @@ async fn a_set_is_taken_when_it_fits_together_and_else_the_last_one_stays() {
     let (certificate, key) = svid(&by, WEB, HOUR);
     put(&folder.path("tls.crt"), &certificate);
     let half = folder.next().await.unwrap_err().to_string();
-    assert!(half.contains("private key is not that of the certificate"), "{half}");
+    assert!(half.contains("private key does not belong to the certificate"), "{half}");
     put(&folder.path("tls.key"), &key);
     let second = folder.next().await.unwrap();
     assert_ne!(second.serial, first.serial);
@@ -111,7 +111,7 @@ async fn a_set_is_taken_when_it_fits_together_and_else_the_last_one_stays() {
         put(&folder.path("tls.key"), &certificate.1);
         put(&folder.path("tls.crt"), &certificate.0);
         let mut refused = folder.next().await.unwrap_err().to_string();
-        if refused.contains("private key is not") {
+        if refused.contains("private key does not") {
             refused = folder.next().await.unwrap_err().to_string(); // looked in between
         }
         assert!(refused.contains(says) && refused.contains("tls.crt"), "{refused}");

@@ -38,17 +38,22 @@ pub(super) fn check(
     now: SystemTime,
 ) -> Result<CheckedAnswer, String> {
     let [first, between @ .., last] = elements else {
-        return Err(format!("{} elements: no root", elements.len()));
+        let chain = crate::identity::counted(elements.len(), "element");
+        return Err(format!("its chain has {chain}, so the root is missing"));
     };
     if elements.len() > MOST_ELEMENTS {
-        return Err(format!("{} elements, the limit is {MOST_ELEMENTS}", elements.len()));
+        return Err(format!(
+            "its chain has {} elements, the limit is {MOST_ELEMENTS}",
+            elements.len()
+        ));
     }
     if elements.iter().any(|e| e.len() > LONGEST_ELEMENT) {
-        return Err(format!("an element of more than {LONGEST_ELEMENT} bytes"));
+        return Err(format!("an element of its chain has more than {LONGEST_ELEMENT} bytes"));
     }
-    let roots = pem::certificates(last.as_bytes()).map_err(|e| format!("its last element: {e}"))?;
+    let roots = pem::certificates(last.as_bytes())
+        .map_err(|e| format!("the last element of its chain: {e}"))?;
     if roots.is_empty() || roots.len() > MOST_ROOTS {
-        return Err(format!("{} roots, expected 1 to {MOST_ROOTS}", roots.len()));
+        return Err(format!("it has {} roots, expected 1 to {MOST_ROOTS}", roots.len()));
     }
     // Intermediates that belong together may share an element.
     let mut chain = several(first)?;
@@ -57,14 +62,14 @@ pub(super) fn check(
     }
     // Some send the root among the intermediates as well.
     chain.retain(|der| !roots.contains(der));
-    let leaf = chain.first().ok_or("its leaf is a root")?;
+    let leaf = chain.first().ok_or("its leaf certificate is a root")?;
     let leaf = parse_leaf_by(leaf, |_| key_usage).map_err(|e| e.to_string())?;
     if leaf.id != *id {
-        return Err(format!("its leaf is of {}", leaf.id));
+        return Err(format!("its leaf certificate is for {}", leaf.id));
     }
     let (_, certificate) = X509Certificate::from_der(&chain[0]).map_err(|e| e.to_string())?;
     if certificate.public_key().raw != spki {
-        return Err("its leaf is for another key".into());
+        return Err("its leaf certificate is for another key".into());
     }
     let bundle = TrustBundle::new(id.trust_domain().clone(), roots);
     let bundle = TrustBundle { key_usage, ..bundle };
@@ -78,8 +83,10 @@ pub(super) fn check(
 }
 
 fn several(text: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    match pem::certificates(text.as_bytes()).map_err(|e| format!("an element: {e}"))? {
-        none if none.is_empty() => Err("an element contains no PEM certificate".into()),
+    match pem::certificates(text.as_bytes()).map_err(|e| format!("an element of its chain: {e}"))? {
+        none if none.is_empty() => {
+            Err("an element of its chain contains no PEM certificate".into())
+        }
         all => Ok(all),
     }
 }

@@ -205,8 +205,8 @@ impl BanFollower {
 fn take(message: Banned, known: &KnownBans) -> Result<(), Status> {
     let ids = message.ids.iter().map(|id| id.parse::<SpiffeId>());
     let ids = ids.collect::<Result<BTreeSet<_>, _>>();
-    let ids = ids
-        .map_err(|e| Status::internal(format!("it bans something that is not a SPIFFE ID: {e}")))?;
+    let ids =
+        ids.map_err(|e| Status::internal(format!("it bans a name that is not a SPIFFE ID: {e}")))?;
     known.change(|by| (by.told, by.refused) = (ids, BTreeSet::new()));
     Ok(())
 }

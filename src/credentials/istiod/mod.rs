@@ -51,8 +51,8 @@ const CALL: Duration = Duration::from_secs(10);
 const LONGEST: usize = 1 << 20;
 
 /// What a host that joined hears once its SVID does not serve any more, nor its token.
-const NEW_TOKEN: &str = "the CA refuses this host's SVID (revoked or expired); a new join token \
-                         is made by `adit ca token create`";
+const NEW_TOKEN: &str = "the CA refuses this host's SVID (revoked or expired); make a new join token with `adit ca \
+     token create`";
 
 /// The source.
 pub struct Istiod {

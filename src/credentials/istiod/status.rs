@@ -14,8 +14,8 @@ pub(super) fn is_broken(status: &Status) -> bool {
 pub(super) fn said_to(status: &Status, shows_svid: bool) -> String {
     let cure = match status.code() {
         Code::Unauthenticated if shows_svid => {
-            "; a host that joined renews and hears of bans by its SVID: that needs `attestors: { \
-             svid: true }` in the file of `adit ca serve`"
+            "; a host that joined shows its SVID to renew it and to receive bans, which needs \
+             `attestors: { svid: true }` in the configuration of `adit ca serve`"
         }
         _ => "",
     };

@@ -112,20 +112,30 @@ mod answers {
         assert_eq!(taken.chain.len(), 2, "a root is not an intermediate");
         for (elements, why) in [
             (vec![], "0 elements"),
-            (vec![&*good], "1 elements: no root"),
+            (vec![&*good], "has 1 element, so the root is missing"),
             (vec![&*good, &*root.pem], "does not lead to the bundle"),
             (vec![&*good, &*between.pem, &*other.pem], "does not lead to the bundle"),
             (vec![&*good, "junk", &*root.pem], "contains no PEM certificate"),
             (vec!["", &*root.pem], "contains no PEM certificate"),
             (vec![&*good, &*between.pem, "junk"], "0 roots"),
             (vec![&*good; 9], "9 elements, the limit is 8"),
-            (vec![&*leaf("spiffe://td/ns/a/sa/c", &key, &root), &*root.pem], "its leaf is of"),
-            (vec![&*leaf(ID, &stranger, &root), &*root.pem], "its leaf is for another key"),
+            (
+                vec![&*leaf("spiffe://td/ns/a/sa/c", &key, &root), &*root.pem],
+                "its leaf certificate is for",
+            ),
+            (
+                vec![&*leaf(ID, &stranger, &root), &*root.pem],
+                "its leaf certificate is for another key",
+            ),
         ] {
             let error = judge(&elements).unwrap_err();
             assert!(error.contains(why), "{error:?} should say {why:?}");
         }
         let big = "x".repeat(300 << 10);
-        assert!(judge(&[&big, &root.pem]).unwrap_err().contains("an element of more than"));
+        assert!(
+            judge(&[&big, &root.pem])
+                .unwrap_err()
+                .contains("an element of its chain has more than")
+        );
     }
 }

@@ -57,7 +57,7 @@ pub(super) fn certified(
     let certified = CertifiedKey::from_der(chain, der.clone_key(), &classic_provider());
     certified.map(Arc::new).map_err(|e| match e {
         rustls::Error::InconsistentKeys(_) => {
-            "the private key is not that of the certificate".to_owned()
+            "the private key does not belong to the certificate".to_owned()
         }
         _ => "certificate and private key cannot be used for TLS".to_owned(),
     })

@@ -63,7 +63,7 @@ impl FileProvider {
         }
         // Those of the system, taken away under us.
         if new.trust.is_empty() && self.trusts.load(Relaxed) {
-            return Err("the system has no trusted roots any more".into());
+            return Err("the system no longer has trusted roots".into());
         }
         self.trusts.store(!new.trust.is_empty(), Relaxed);
         Ok(new)
@@ -108,7 +108,7 @@ impl CredentialProvider for FileProvider {
 /// All of it as it is now, if it fits together.
 fn credentials(config: &CredentialsConfig) -> Result<Credentials, String> {
     let CredentialsConfig::Files { credential, password, roots, crls, stale, pins } = config else {
-        return Err("not a matter of files".into());
+        return Err("these credentials do not come from files".into());
     };
     let (mut key, mut own, mut not_after, mut source) = (None, None, None, "none".to_owned());
     let (mut svid, mut ends, mut shown_chain) = (None, Expiries::default(), Vec::new());

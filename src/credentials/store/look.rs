@@ -84,8 +84,8 @@ impl Findings {
             self.faults.push(at(
                 path,
                 format!(
-                    "contains no CA certificate, so no peer can be verified with it: {} \
-                     {} by another issuer",
+                    "contains no CA certificate, so it cannot verify any peer: {} {} by another \
+                     issuer",
                     names.join(", "),
                     if all.len() == 1 {
                         "is a leaf certificate, signed"
@@ -124,16 +124,15 @@ impl Findings {
             self.warnings.push(at(
                 path,
                 format!(
-                    "the CRL of {issuer} is not by a known root or intermediate: it revokes \
-                     nothing, unless peers send an intermediate of \
-                     that name"
+                    "the CRL of {issuer} is not from a known root or intermediate: it revokes \
+                     nothing, unless peers send an intermediate of that name"
                 ),
             ));
         } else if let Ok(domain) = "crl".parse() {
             let mut bundle = TrustBundle::new(domain, known.to_vec());
             bundle.crls = vec![der.clone()];
             if !Revocations::of(&bundle).faults().is_empty() {
-                let why = "is not signed by the authority of that name";
+                let why = "is not signed with the key of the authority of that name";
                 self.faults.push(at(path, format!("the CRL of {issuer} {why}")));
             }
         }
@@ -141,13 +140,13 @@ impl Findings {
         let Some(next) = crl.next_update().filter(|next| next.timestamp() < now) else {
             return true;
         };
-        let until = format!("the CRL of {issuer} is not current: the next one was due {next}");
+        let until = format!("the CRL of {issuer} is out of date: its nextUpdate was {next}");
         match stale {
             StaleCrls::Refuse => self.faults.push(at(
                 path,
                 format!(
-                    "{until}; every peer with a certificate by that issuer is refused until \
-                     there is a new one, or `crl: {{ stale: warn }}` (--crl-stale warn)"
+                    "{until}; adit refuses every peer with a certificate from that issuer until \
+                     there is a newer CRL, or `crl: {{ stale: warn }}` (--crl-stale warn) is set"
                 ),
             )),
             StaleCrls::Warn => self.warnings.push(at(path, until)),

@@ -159,7 +159,7 @@ impl CredentialStore {
         if self.now.borrow().gone.is_some() {
             tracing::info!(
                 target: "svid", source = new.source,
-                "an SVID was issued again and is used"
+                "an SVID is available again: new connections are accepted"
             );
         }
         self.now.send_replace(new);

@@ -126,7 +126,7 @@ impl CredentialProvider for WorkloadApiProvider {
                         if unused.as_ref() != Some(&why) {
                             tracing::warn!(
                                 target: "svid", error = why,
-                                "the answer of the Workload API is not used"
+                                "the answer of the Workload API was rejected"
                             );
                         }
                         unused = Some(why.clone());

@@ -22,7 +22,7 @@ async fn a_set_is_given_once_and_a_failure_leaves_it_where_it_is() {
     let cache = SvidCache::new("files in /x".into());
     let web = wanted("shop/web", "spiffe://td/ns/shop/sa/web");
     let nothing = cache.fetch(&web).await.unwrap_err();
-    assert_eq!(nothing.to_string(), "files in /x does not answer: nothing came in 5s");
+    assert_eq!(nothing.to_string(), "files in /x does not answer: no answer within 5s");
     cache.publish(vec![svid("1")], BundleSet::default());
     assert_eq!(cache.fetch(&web).await.unwrap().serial, "1");
     assert!(timeout(Duration::from_secs(60), cache.changed(&web)).await.is_err(), "no news");
@@ -49,7 +49,7 @@ async fn an_identity_has_one_workload_until_that_is_gone() {
     let id = "spiffe://td/ns/shop/sa/web";
     assert!(cache.fetch(&wanted("shop/web-1", id)).await.is_ok());
     let second = cache.fetch(&wanted("shop/web-2", id)).await.unwrap_err().to_string();
-    assert!(second.contains("workload shop/web-1 has its key already"), "{second}");
+    assert!(second.contains("workload shop/web-1 already has this key"), "{second}");
     let second = wanted("shop/web-2", id);
     let hour = Duration::from_secs(3600);
     assert!(timeout(hour, cache.changed(&second)).await.is_err(), "no news");
@@ -59,7 +59,7 @@ async fn an_identity_has_one_workload_until_that_is_gone() {
     assert!(timeout(hour, cache.changed(&second)).await.is_err(), "no news");
     let other = cache.fetch(&wanted("shop/db", "spiffe://td/ns/shop/sa/db")).await;
     let other = other.unwrap_err().to_string();
-    assert!(other.contains("it has spiffe://td/ns/shop/sa/web only"), "{other}");
+    assert!(other.contains("it has only spiffe://td/ns/shop/sa/web"), "{other}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -123,9 +123,12 @@ impl Renewal {
         let why = match (validity(&svid).covers(now), svid.not_before > now) {
             (true, _) => return Ok(svid),
             (_, true) => {
-                format!("by our clock it becomes valid in {}", length(ahead(svid.not_before)))
+                format!(
+                    "by this machine's clock it becomes valid in {}",
+                    length(ahead(svid.not_before))
+                )
             }
-            _ => format!("by our clock it expired {} ago", length(ago(svid.not_after))),
+            _ => format!("by this machine's clock it expired {} ago", length(ago(svid.not_after))),
         };
         let (source_name, id) = (self.source.kind().to_owned(), self.wanted.id.clone());
         Err(SourceError::Unusable { source_name, id, why })

@@ -152,7 +152,7 @@ impl WorkloadApiFollower {
             {
                 return done;
             }
-            let why = "it has no identity for this process, and has given none again";
+            let why = "it no longer has an identity for this process";
             self.cache.withdrawn(why.to_owned());
         }
         what.await
@@ -233,7 +233,10 @@ impl WorkloadApiFollower {
                     }
                 },
             };
-            tracing::debug!(target: "svid", source = self.cache.name(), %error, "no JWT bundles");
+            tracing::debug!(
+                target: "svid", source = self.cache.name(), %error,
+                "no update of JWT bundles; keeping the previous ones"
+            );
             let wait = if error.retry() { waits_left.next().unwrap_or(LONGEST) } else { HOPELESS };
             tokio::time::sleep(wait).await;
         }
@@ -251,7 +254,7 @@ pub(crate) fn with_jwt_authorities(bundles: &BundleSet, sets: &KeySets) -> Bundl
             Some(Ok(authorities)) => bundle.jwt_authorities = authorities,
             Some(Err(error)) => {
                 let domain = &bundle.trust_domain;
-                tracing::warn!(target: "svid", %domain, %error, "a JWT bundle is not used");
+                tracing::warn!(target: "svid", %domain, %error, "a JWT bundle was rejected");
             }
         }
         bundle

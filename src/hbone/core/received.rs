@@ -348,7 +348,7 @@ pub(super) struct Rest {
 }
 
 /// Why a stream is stopped whose bytes there is no room for.
-const TOO_MUCH_HELD: &str = "this caller has too much in memory for readers that stall";
+const TOO_MUCH_HELD: &str = "this caller's stalled readers hold too much memory";
 /// What one writev takes (IOV_MAX is 1024).
 const MOST_SLICES: usize = 512;
 /// After so many turns without a rest reads are large again.

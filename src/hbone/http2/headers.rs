@@ -45,7 +45,7 @@ impl Block {
     pub(super) fn extend(&mut self, payload: &[u8]) -> Result<(), Failure> {
         self.frames += 1;
         if self.frames > MAX_FRAMES || self.bytes.len() + payload.len() > MAX_BLOCK {
-            return Err(Failure::new(Code::ENHANCE_YOUR_CALM, "a header block without end"));
+            return Err(Failure::new(Code::ENHANCE_YOUR_CALM, "a header block that does not end"));
         }
         self.bytes.extend_from_slice(payload);
         Ok(())

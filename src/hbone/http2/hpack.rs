@@ -62,7 +62,7 @@ impl Decoder {
                 }
                 0x20..0x40 => {
                     if fields > 0 {
-                        return Err(Malformed("table size update behind a field"));
+                        return Err(Malformed("table size update after a field"));
                     }
                     let size = integer(&mut block, 5)?;
                     if size > TABLE_SIZE {
@@ -121,14 +121,14 @@ impl Decoder {
 /// RFC 7541 §5.1, up to 2^28.
 fn integer(block: &mut &[u8], prefix: u8) -> Result<usize, Malformed> {
     let mask = (1_usize << prefix) - 1;
-    let (&first, rest) = block.split_first().ok_or(Malformed("cut integer"))?;
+    let (&first, rest) = block.split_first().ok_or(Malformed("truncated integer"))?;
     *block = rest;
     let mut value = usize::from(first) & mask;
     if value < mask {
         return Ok(value);
     }
     for shift in [0, 7, 14, 21] {
-        let (&byte, rest) = block.split_first().ok_or(Malformed("cut integer"))?;
+        let (&byte, rest) = block.split_first().ok_or(Malformed("truncated integer"))?;
         *block = rest;
         value += usize::from(byte & 0x7f) << shift;
         if byte < 0x80 {
@@ -142,7 +142,7 @@ fn integer(block: &mut &[u8], prefix: u8) -> Result<usize, Malformed> {
 fn string(block: &mut &[u8]) -> Result<Vec<u8>, Malformed> {
     let huffman = block.first().is_some_and(|b| b & 0x80 != 0);
     let length = integer(block, 7)?;
-    let (text, rest) = block.split_at_checked(length).ok_or(Malformed("cut string"))?;
+    let (text, rest) = block.split_at_checked(length).ok_or(Malformed("truncated string"))?;
     *block = rest;
     if huffman { HUFFMAN.decode(text) } else { Ok(text.to_vec()) }
 }
@@ -284,10 +284,10 @@ mod tests {
             ("80", "index 0"),
             ("be", "no such index"),
             ("ff ffffffff01", "integer too large"),
-            ("ff", "cut integer"),
-            ("4085", "cut string"),
+            ("ff", "truncated integer"),
+            ("4085", "truncated string"),
             ("3fe21f", "table larger than allowed"),
-            ("8220", "table size update behind a field"),
+            ("8220", "table size update after a field"),
             ("0081ff", "Huffman padding"),
             ("0084ffffffff 00", "EOS in a string"),
             ("008100 00", "Huffman padding"),

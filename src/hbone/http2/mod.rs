@@ -27,16 +27,16 @@ pub mod hpack;
 mod hpack_tables;
 mod reader;
 mod receive;
-mod terms;
 #[cfg(test)]
 mod tests;
+mod types;
 
 pub use budget::FloodLimits;
 pub use connection::Http2;
 pub(super) use connection::{ByStream, FEW};
 pub use frame::Code;
 pub use headers::Request;
-pub use terms::{Event, Limits, Role};
+pub use types::{Event, Limits, Role};
 
 /// Why a connection must end (RFC 9113 §5.4.1).
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]

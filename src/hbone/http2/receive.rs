@@ -44,7 +44,7 @@ impl Http2 {
                 }
             };
             if self.is_unread() {
-                let why = "asks much and reads no answer";
+                let why = "sends many requests and reads no answers";
                 return Err(Failure::new(Code::ENHANCE_YOUR_CALM, why));
             }
             used += n;
@@ -71,7 +71,7 @@ impl Http2 {
                 self.block_grew(block, head, now)
             }
             kind::CONTINUATION => {
-                let lost = Failure::protocol("CONTINUATION of nothing");
+                let lost = Failure::protocol("CONTINUATION without HEADERS");
                 let mut block = self.block.take().ok_or(lost)?;
                 block.extend(payload)?;
                 self.block_grew(block, head, now)
@@ -194,11 +194,11 @@ impl Http2 {
             return Ok(None);
         }
         let fields = block.read(&mut self.hpack)?;
-        self.budget.pay(fields.excess(), "header blocks that unpack to too much", now)?;
+        self.budget.pay(fields.excess(), "header blocks that are too large when unpacked", now)?;
         let (id, end) = (block.stream, block.end_stream);
         match self.role {
             Role::Server if id > self.last_peer => self.request(id, end, fields, now),
-            _ if self.is_idle(id) => Err(Failure::protocol("HEADERS of no request")),
+            _ if self.is_idle(id) => Err(Failure::protocol("HEADERS that belong to no request")),
             _ => self.answer(id, end, &fields, now),
         }
     }
@@ -233,7 +233,7 @@ impl Http2 {
     fn answer(&mut self, id: u32, end: bool, fields: &Fields, now: Instant) -> Received {
         let Some(stream) = self.streams.get_mut(&id) else {
             if fields.asks() {
-                return Err(Failure::protocol("a request on a stream that was used up")); // §5.1.1
+                return Err(Failure::protocol("a request on a stream number that was used before")); // §5.1.1
             }
             return self.budget.pay(1, "HEADERS on closed streams", now).map(|()| None);
         };

@@ -56,7 +56,7 @@ pub enum JwtError {
     Type(String),
     /// No `kid`, or none that is a text. The spec allows it; go-spiffe, rust-spiffe and SPIRE
     /// refuse it, as here.
-    #[error("the token has no kid, which this validator demands (JWT-SVID §2.2 leaves it open)")]
+    #[error("the token has no kid, which adit requires (JWT-SVID §2.2 leaves it open)")]
     NoKeyId,
     /// A claim that must be there.
     #[error("the token has no claim {0} (JWT-SVID §3)")]

@@ -11,7 +11,8 @@ use crate::identity::{PublicKey, SpiffeId, constraints, verify::check_signer, x5
 pub fn authority(der: &CertificateDer<'_>, given: &Given<'_>) -> Report {
     let mut report = Report::new("X.509 authority");
     signer(&mut report, "authority", der, given, true);
-    let anchor = webpki::anchor_from_trusted_cert(der).map(|_| "it can be one".to_owned());
+    let anchor =
+        webpki::anchor_from_trusted_cert(der).map(|_| "it can be a trust anchor".to_owned());
     let advice = "it must be one X.509 certificate with a subject and a key";
     report.judge("authority: trust anchor", "RFC 5280 §6.1.1", anchor, advice);
     report
@@ -29,7 +30,7 @@ pub(super) fn intermediate(
     if let Ok((_, cert)) = X509Certificate::from_der(der)
         && cert.subject() == cert.issuer()
     {
-        let advice = "omit the root: a peer that trusts it has it";
+        let advice = "omit the root: a peer that trusts it already has it";
         let rule = format!("{label}: no root in the chain");
         report.warn(&rule, "RFC 8446 §4.4.2", "it is issued by itself", advice);
     }
@@ -114,7 +115,7 @@ fn critical_extensions(report: &mut Report, label: &str, cert: &X509Certificate<
         None => Err("none".to_owned()),
     };
     let found = critical(cert.key_usage().ok().flatten().map(|u| u.critical));
-    let advice = "mark it critical; most validators accept it as it is";
+    let advice = "mark it critical; most validators also accept it as it is";
     let name = format!("{label}: key usage is critical");
     report.expect(&name, "X509-SVID §4.3", found, advice);
     let found = critical(cert.basic_constraints().ok().flatten().map(|c| c.critical));
@@ -133,7 +134,7 @@ fn spiffe_id(report: &mut Report, label: &str, cert: &X509Certificate<'_>) {
         [Err(error)] => Err(error.to_string()),
         many => Err(format!("{} URI SANs", many.len())),
     };
-    let advice = "name the trust domain itself or nothing; no authority is refused for it";
+    let advice = "name the trust domain itself, or nothing; validators accept it as it is";
     let name = format!("{label}: SPIFFE ID without a path");
     report.expect(&name, "X509-SVID §3.2", found, advice);
 }
@@ -145,7 +146,7 @@ fn validity(report: &mut Report, label: &str, cert: &X509Certificate<'_>, given:
     let found = format!("from {from} until {until}");
     let found = if valid { Ok(found) } else { Err(found) };
     let advice =
-        "publish its successor before it ends; whether a chain still verifies is checked below";
+        "publish its successor before it expires; whether a chain still verifies is checked below";
     report.expect(&format!("{label}: validity"), "RFC 5280 §4.1.2.5", found, advice);
 }
 
@@ -160,12 +161,12 @@ fn key_identifier(report: &mut Report, label: &str, cert: &X509Certificate<'_>) 
 fn name_constraints(report: &mut Report, label: &str, cert: &X509Certificate<'_>) {
     let name = format!("{label}: name constraints");
     if constraints::on_uris(cert) {
-        let advice = "adit, like others that do not evaluate them, refuses every SVID below it: \
-                      issue it without";
+        let advice = "adit, like others that do not evaluate them, refuses every SVID below it: issue it \
+             without name constraints";
         let found = "present, on URIs";
         report.fail(&name, "RFC 5280 §4.2.1.10", found, advice);
     } else if cert.name_constraints().ok().flatten().is_some() {
-        let advice = "name constraints are not understood everywhere: test with all peers";
+        let advice = "not every implementation supports name constraints: test with all peers";
         report.warn(&name, "X509-SVID §4.2", "present", advice);
     }
 }

@@ -119,7 +119,7 @@ fn entry(
         None => Ok("none".to_owned()),
         Some(kid) => Err(format!("it is {}", shown(&kid.to_string()))),
     };
-    let advice = "leave it out for x509-svid";
+    let advice = "omit it for x509-svid";
     report.expect(&rule("no kid"), "X509-SVID §6.1", found, advice);
     let certificates = entry.get("x5c").and_then(Value::as_array).map_or(0, Vec::len);
     let found = crate::identity::counted(certificates, "certificate");

@@ -86,13 +86,13 @@ fn header_rules(report: &mut Report, header: &Map<String, Value>) -> Option<Head
             "header has alg, kid and typ only",
             "JWT-SVID §2",
             |e| matches!(e, JwtError::HeaderMember(_)),
-            "leave the member out",
+            "omit the member",
         ),
         (
             "typ is JWT or JOSE",
             "JWT-SVID §2.3",
             |e| matches!(e, JwtError::Type(_)),
-            "write JWT or JOSE, or leave it out",
+            "write JWT or JOSE, or omit it",
         ),
         (
             "kid names the key",
@@ -133,7 +133,7 @@ fn claim_rules(
 
     let aud = audiences(&claims);
     let found = aud.as_ref().map(|aud| shown(&aud.join(", ")));
-    let advice = "set aud to its audience: a text or a list of texts, none empty";
+    let advice = "set aud to its audience: a string or a list of strings, none empty";
     report.judge("aud is present", "JWT-SVID §3.2", found, advice);
     if let Ok(aud) = &aud {
         let found = match aud.len() {
@@ -155,7 +155,7 @@ fn claim_rules(
     let advice = "set exp to whole seconds since 1970";
     report.judge("exp is present", "JWT-SVID §3.3", found, advice);
     let wrong: Vec<_> = claim_type_faults(&claims).collect();
-    let advice = "times are numbers, iss and jti are texts";
+    let advice = "times are numbers, iss and jti are strings";
     if wrong.is_empty() {
         report.ok("types of registered claims", "RFC 7519 §4.1", "as they must be");
     }
@@ -170,7 +170,7 @@ fn claim_rules(
     };
     let svid = JwtSvid { id, audiences: aud.unwrap_or_default(), expires, claims };
     let found = check_time(&svid, given.now).map(|()| until(svid.expires, given.now));
-    report.judge("validity", clause, found, "fetch a new one, and see that the clocks agree");
+    report.judge("validity", clause, found, "fetch a new one, and check that the clocks agree");
     Some(svid)
 }
 
@@ -197,14 +197,14 @@ fn proof(
     };
     match authority(header, &svid.id, bundles) {
         Err(error) => {
-            let advice = "keys of another trust domain prove nothing; fetch the bundle again";
+            let advice = "keys of another trust domain cannot verify it; fetch the bundle again";
             report.fail(KEY, "JWT-SVID §6.2", error.to_string(), advice);
             report.not_checked(SIGNATURE, "JWT-SVID §4", "there is no key to check it with");
         }
         Ok(authority) => {
             report.ok(KEY, "JWT-SVID §6.2", shown(&authority.key_id));
             let found = check_signature(parts, header, authority).map(|()| "right".to_owned());
-            let advice = "it was changed on its way, or signed with another key";
+            let advice = "it was changed in transit, or signed with another key";
             report.judge(SIGNATURE, "JWT-SVID §4", found, advice);
         }
     }

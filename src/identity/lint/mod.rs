@@ -203,7 +203,8 @@ pub fn claimed_by_token(token: &str) -> Option<TrustDomain> {
 #[must_use]
 pub fn broken_pem(error: super::pem::PemError) -> Report {
     let mut report = Report::new("PEM");
-    let advice = "every line belongs to an item or to the text around items: restore the file";
+    let advice = "the file is damaged: every line must belong to an item or to the text around items; \
+         restore it";
     report.fail("the file can be read whole", "RFC 7468 §2", error.to_string(), advice);
     report
 }

@@ -31,7 +31,8 @@ pub(super) fn spiffe_id(
         (Some(expected), Some(id)) => {
             let same = id.trust_domain() == expected;
             let found = format!("it is of {}, expected {expected}", id.trust_domain());
-            let advice = "ask the authority of that trust domain, or expect this one";
+            let advice =
+                "request it from that trust domain's authority, or change the expected one";
             let result = if same { Ok(expected.to_string()) } else { Err(found) };
             report.judge(EXPECTED, "SPIFFE-ID §2.1", result, advice);
         }
@@ -53,8 +54,8 @@ fn grammar(report: &mut Report, text: &str) -> Option<SpiffeId> {
 
     let (domain_rule, path_rule) = ("trust domain name", "SPIFFE ID path");
     let Some(rest) = rest else {
-        report.not_checked(domain_rule, "SPIFFE-ID §2.1", "the scheme is another");
-        report.not_checked(path_rule, "SPIFFE-ID §2.2", "the scheme is another");
+        report.not_checked(domain_rule, "SPIFFE-ID §2.1", "the scheme is not spiffe");
+        report.not_checked(path_rule, "SPIFFE-ID §2.2", "the scheme is not spiffe");
         return None;
     };
     let (domain, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));

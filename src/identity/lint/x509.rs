@@ -34,7 +34,7 @@ pub fn x509_svid(chain: &[CertificateDer<'_>], given: &Given<'_>) -> Report {
 
     let size = format!("{} certificates, adit reads at most {MAX_CHAIN}", chain.len());
     let size = if chain.len() > MAX_CHAIN { Err(size) } else { Ok(size) };
-    let advice = "leave out what does not lead from the leaf to the bundle";
+    let advice = "omit certificates that do not lead from the leaf to the bundle";
     report.judge("chain length", "adit's own limit", size, advice);
     for (n, der) in above.iter().take(MAX_CHAIN).enumerate() {
         intermediate(&mut report, n + 1, der, given);
@@ -68,7 +68,7 @@ fn certificate(report: &mut Report, der: &CertificateDer<'_>, given: &Given<'_>)
         Some(leaf) => {
             let valid = check_validity(leaf, given.unix_time());
             let valid = valid.map(|()| until(leaf.not_after, given.now));
-            let advice = "have a new one issued, and see that the clocks agree";
+            let advice = "have a new one issued, and check that the clocks agree";
             report.judge("validity", "RFC 5280 §4.1.2.5", valid, advice);
         }
         None => {
@@ -115,7 +115,7 @@ fn form(report: &mut Report, cert: &X509Certificate<'_>) {
 
     let issuer_key = cert.extensions().iter().any(|e| e.oid.to_id_string() == "2.5.29.35");
     let found = if issuer_key { Ok("present".into()) } else { Err("missing".into()) };
-    let advice = "issuers set it, so that the right authority is found after a rotation";
+    let advice = "issuers should set it, so that the right authority is found after a rotation";
     report.expect("authority key identifier", "RFC 5280 §4.2.1.1", found, advice);
 
     public_key(report, "public key", cert, true);
@@ -133,7 +133,7 @@ fn names(
         1 => Ok(listed()),
         n => Err(format!("{n} URI SANs: {}", listed())),
     };
-    let advice = "issue it with one URI SAN, the SPIFFE ID; other kinds of SAN are free";
+    let advice = "issue it with one URI SAN, the SPIFFE ID; other kinds of SAN are allowed";
     report.judge("exactly one URI SAN", "X509-SVID §2", result, advice);
 
     let san = cert.subject_alternative_name().ok().flatten();
@@ -143,7 +143,7 @@ fn names(
         (false, Some(false)) => Err("Subject is empty and the SAN not critical".into()),
         (false, None) => Err("there is neither Subject nor SAN".into()),
     };
-    let advice = "mark the SAN critical, or set a Subject; most validators accept it as it is";
+    let advice = "mark the SAN critical, or set a Subject; most validators also accept it as it is";
     let rule = "SAN critical where Subject is empty";
     report.expect(rule, "X509-SVID §3.1, RFC 5280 §4.2.1.6", found, advice);
 
@@ -170,7 +170,7 @@ fn usages(report: &mut Report, cert: &X509Certificate<'_>) {
     usage.iter().for_each(|fault| report.fail(USAGE, "X509-SVID §4.3", fault.to_string(), advice));
     if let Ok(Some(usage)) = cert.key_usage() {
         let found = if usage.critical { Ok("critical".into()) } else { Err("not critical".into()) };
-        let advice = "mark key usage critical; adit and others accept it as it is";
+        let advice = "mark key usage critical; adit and others also accept it as it is";
         report.expect("key usage is critical", "X509-SVID §4.3", found, advice);
     }
 
@@ -204,7 +204,7 @@ fn order(report: &mut Report, chain: &[CertificateDer<'_>]) {
         None => Ok("each is issued by the next".to_owned()),
         Some(n) => Err(format!("certificate {} is not issued by number {}", n + 1, n + 2)),
     };
-    let advice = "send the leaf, then each issuer; other orders are not understood everywhere";
+    let advice = "send the leaf, then each issuer; not every implementation accepts another order";
     report.expect("order of the chain", "RFC 8446 §4.4.2", found, advice);
 }
 
@@ -229,8 +229,8 @@ fn trust(
     for (purpose, name) in [(Purpose::Server, "as a server"), (Purpose::Client, "as a client")] {
         let led = check_path(chain, leaf, bundles, now, purpose);
         let found = led.map(|()| format!("{}, {name}", leaf.id.trust_domain()));
-        let advice = "send the intermediates, and see that the bundle is the one of this trust \
-                      domain and current";
+        let advice = "send the intermediates, and check that the bundle belongs to this trust domain and is \
+             current";
         report.judge(TRUSTED, PATH, found, advice);
     }
 }

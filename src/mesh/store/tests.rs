@@ -357,7 +357,7 @@ fn nobody_may_call_a_workload_while_a_policy_that_selects_it_is_not_known() {
     store.upsert_workload(workload(2, 0, &[2], 0, &[]));
     let early = store.view();
     assert!(!early.rules("shop/1").allows());
-    assert!(format!("{:?}", early.rules("shop/1")).contains("policy shop/a is not known"));
+    assert!(format!("{:?}", early.rules("shop/1")).contains("policy shop/a has not been received"));
     store.upsert_policy(policy(0, 2));
     let changed = store.take_changes().rules();
     let view = store.view();

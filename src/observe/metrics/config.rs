@@ -27,12 +27,12 @@ impl ConfigMetrics {
             loaded: gauge(
                 registry,
                 "adit_config_loaded_timestamp_seconds",
-                "When the configuration in use was loaded",
+                "When the configuration in use was loaded, in Unix time",
             )?,
             rejected_files: gauge(
                 registry,
                 "adit_reload_refused",
-                "Files that were rejected: the previous content is in use",
+                "Files that were rejected, so that their previous content is in use",
             )?,
         })
     }

@@ -29,19 +29,20 @@ impl CredentialMetrics {
             not_after: seconds(
                 registry,
                 "adit_svid_not_after_seconds",
-                "End of validity of own SVIDs, Unix time",
+                "When this process's SVIDs expire, in Unix time",
                 &["identity"],
             )?,
             last_success: seconds(
                 registry,
                 "adit_svid_last_success_timestamp_seconds",
-                "When an SVID was last obtained for an own identity",
+                "When an SVID was last obtained for an identity of this process, in Unix time",
                 &["identity"],
             )?,
             outage_budget: seconds(
                 registry,
                 "adit_identity_outage_budget_seconds",
-                "How long all own identities survive without their source",
+                "Seconds until the first of this process's SVIDs expires, if their source stays \
+                 away",
                 &[],
             )?,
         })

@@ -49,25 +49,25 @@ impl DnsMetrics {
         let counted = |name, help| counters(registry, name, help, &LABELS);
         let duration = HistogramOpts::new(
             "istio_dns_upstream_request_duration_seconds",
-            "How long upstreams took to answer (unstable)",
+            "How long upstream name servers took to answer (unstable)",
         );
         let duration = HistogramVec::new(duration.buckets(BUCKETS.to_vec()), &LABELS)?;
         Ok(Self {
             requests: counted("istio_dns_requests_total", "DNS queries of pods (unstable)")?,
             upstream_requests: counted(
                 "istio_dns_upstream_requests_total",
-                "DNS queries that were forwarded (unstable)",
+                "DNS queries forwarded to upstream name servers (unstable)",
             )?,
             upstream_failures: counted(
                 "istio_dns_upstream_failures_total",
-                "DNS queries that no upstream answered (unstable)",
+                "DNS queries that no upstream name server answered (unstable)",
             )?,
             upstream_duration: registered(registry, duration)?,
             throttled: registered(
                 registry,
                 IntCounter::new(
                     "adit_dns_throttled_total",
-                    "Times that a pod had to wait as it asked too many DNS queries",
+                    "How often the DNS queries of a pod were throttled because it sent too many",
                 )?,
             )?,
             clients: Mutex::default(),

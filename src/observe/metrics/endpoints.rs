@@ -22,18 +22,18 @@ impl EndpointMetrics {
             retries: counters(
                 registry,
                 "adit_endpoint_retries_total",
-                "Connections that were tried on another endpoint, by what became of the one before",
+                "Connections tried again on another endpoint, by why the attempt before failed",
                 &["close_reason"],
             )?,
             ejections: counter(
                 registry,
                 "adit_endpoint_ejections_total",
-                "How often an endpoint was left out as connections to it had failed in a row",
+                "Endpoints ejected because connections to them failed in a row",
             )?,
             ejected: gauge(
                 registry,
                 "adit_endpoints_ejected",
-                "Endpoints that a pod's connections are not given at present, as others failed there",
+                "Endpoints that are ejected now: pods' new connections avoid them",
             )?,
         })
     }

@@ -18,7 +18,7 @@ impl ListenerMetrics {
             accept_errors: counters(
                 registry,
                 "adit_accept_errors_total",
-                "Accepts that failed",
+                "Connections that could not be accepted",
                 &["listener"],
             )?,
             sockets: gauges(

@@ -32,7 +32,7 @@ impl PodMetrics {
             pending: gauge(
                 registry,
                 "workload_manager_pending_proxy_count",
-                "Pods that could not be started yet (unstable)",
+                "Pods that could not be attached yet (unstable)",
             )?,
             started: counter(
                 registry,
@@ -53,7 +53,7 @@ impl PodMetrics {
             non_tcp_packets: counters(
                 registry,
                 "adit_pod_non_tcp_packets_total",
-                "Packets of pods that are not TCP, where they are counted or dropped",
+                "Packets of pods other than TCP, where nonTcp is count or drop",
                 &["direction", "protocol", "verdict"],
             )?,
         })

@@ -22,7 +22,7 @@ impl ProcessMetrics {
         let build = gauges(
             registry,
             "istio_build",
-            "Always 1; which build this is",
+            "Always 1; the labels say which build this is",
             &["component", "tag"],
         )?;
         build.with_label_values(&["adit", env!("CARGO_PKG_VERSION")]).set(1);
@@ -37,11 +37,11 @@ impl ProcessMetrics {
             usage: gauges(
                 registry,
                 "adit_process",
-                "Of this process: resident bytes, threads, descriptors",
+                "Of this process: resident bytes, threads, file descriptors",
                 &["what"],
             )?,
-            open_fds: gauge(registry, "process_open_fds", "Descriptors that are open")?,
-            max_fds: gauge(registry, "process_max_fds", "The limit of open descriptors")?,
+            open_fds: gauge(registry, "process_open_fds", "Open file descriptors")?,
+            max_fds: gauge(registry, "process_max_fds", "The limit of open file descriptors")?,
         })
     }
 

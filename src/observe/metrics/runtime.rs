@@ -39,13 +39,13 @@ impl RuntimeMetrics {
             parks: counters(
                 registry,
                 "tokio_worker_park_count_total",
-                "How often a data worker has begun to wait",
+                "How often a data worker ran out of work and parked",
                 worker,
             )?,
             parks_and_unparks: counters(
                 registry,
                 "tokio_worker_park_unpark_count_total",
-                "How often a data worker has begun or ceased to wait",
+                "How often a data worker parked or unparked",
                 worker,
             )?,
         })

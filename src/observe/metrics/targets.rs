@@ -19,7 +19,7 @@ impl TargetMetrics {
             up: gauges(
                 registry,
                 "adit_target_up",
-                "1 unless the last connection to a target or its last health check failed",
+                "0 if the last connection to a target or its last health check failed, else 1",
                 &["service", "target"],
             )?,
             connects: counters(

@@ -23,19 +23,19 @@ impl TrustMetrics {
             crl_faults: gauges(
                 registry,
                 "adit_crl_faults",
-                "CRLs that cannot be used and so revoke nothing",
+                "CRLs that cannot be used, and therefore revoke nothing",
                 &["trust_domain"],
             )?,
             crl_file_faults: gauge(
                 registry,
                 "adit_crl_file_faults",
-                "1 while the file of CRLs (CRL_PATH) cannot be read: what was read last is in \
-                 force, or nobody is believed where nothing was read since the start; else 0",
+                "1 while the file of CRLs (CRL_PATH) cannot be read, else 0: adit uses the CRLs it \
+                 read last, or trusts no peer if it has read none",
             )?,
             federation_fetches: counters(
                 registry,
                 "adit_federation_fetches_total",
-                "Attempts to obtain another trust domain's bundle, by result",
+                "Attempts to fetch the bundle of another trust domain, by result",
                 &["trust_domain", "result"],
             )?,
         })

@@ -24,13 +24,13 @@ impl TunnelMetrics {
         let untracked = counters(
             registry,
             "istio_crl_untracked_connections_total",
-            "Connections that a new CRL would not end (unstable)",
+            "Connections that adit would not close when a new CRL revokes their peer (unstable)",
             &["reporter"],
         )?;
         let revoked = counters(
             registry,
             "istio_crl_policy_rejections_total",
-            "Connections refused as a CRL names the SVID of their peer (unstable)",
+            "Connections refused because a CRL revokes the SVID of their peer (unstable)",
             &["reporter"],
         )?;
         for reporter in [Direction::Inbound, Direction::Outbound].map(Direction::reporter) {

@@ -30,12 +30,12 @@ impl XdsMetrics {
         let [terminations, messages, bytes] = [
             (
                 "istio_xds_connection_terminations_total",
-                "Streams of the control plane that ended, by reason (unstable)",
+                "Streams from the control plane that ended, by reason (unstable)",
                 "reason",
             ),
             (
                 "istio_xds_message_total",
-                "Responses of the control plane, by type of resource (unstable)",
+                "Responses from the control plane, by type of resource (unstable)",
                 "url",
             ),
             (

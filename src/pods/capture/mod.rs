@@ -108,7 +108,7 @@ pub fn shut(
         && let Err(error) = probes::unguard(netns, stop)
     {
         // They keep others from an address that nobody admits here any longer.
-        tracing::warn!(%error, "the node's rules about the kubelet's probes could not be checked");
+        tracing::warn!(%error, "the node's rules for the kubelet's probes could not be checked");
     }
     Ok(())
 }

@@ -16,8 +16,8 @@ use crate::sys::netns::Netns;
 pub enum CaptureError {
     /// The tool is not there.
     #[error(
-        "{tool} is not installed; install the package {package} (Debian) or set `capture: {{ \
-         rules: none }}` and redirect by other means"
+        "{tool} is not installed; install the package {package} (Debian), or set `capture: {{ \
+         rules: none }}` and redirect traffic by other means"
     )]
     NoTool {
         /// `nft` or `ip`.
@@ -40,15 +40,15 @@ pub enum CaptureError {
         tool: &'static str,
     },
     /// Nobody waits for it any longer.
-    #[error("{tool} was stopped, as adit is")]
+    #[error("{tool} was stopped because adit is shutting down")]
     Stopped {
         /// `nft` or `ip`.
         tool: &'static str,
     },
     /// What is redirected goes over `lo`.
     #[error(
-        "the interface lo is down in this network namespace, and what is redirected goes over it; \
-         set it up with `ip link set lo up` inside the namespace"
+        "the interface lo is down in this network namespace, and redirected connections go over \
+         it; run `ip link set lo up` inside the namespace"
     )]
     LoDown,
     /// The namespace could not be entered, or a process not started.
@@ -131,7 +131,7 @@ impl Tools<'_> {
             let says = said(says);
             if says.len() as u64 == MOST_SAID {
                 // What is missing of it would be taken for what is not there.
-                let stderr = format!("it said more than {MOST_SAID} bytes");
+                let stderr = format!("its output is longer than {MOST_SAID} bytes");
                 return Err(CaptureError::Tool { tool, stderr });
             }
             return Ok(String::from_utf8_lossy(&says).into_owned());

@@ -5,7 +5,7 @@ use std::{io, sync::Arc, time::Instant};
 use futures_util::future::BoxFuture;
 
 use crate::{
-    credentials::CarriedAs,
+    credentials::AttachedAs,
     identity::SpiffeId,
     mesh::NetnsRef,
     pods::{capture, source::PodFacts},
@@ -69,8 +69,8 @@ impl Leave {
 }
 
 /// What its platform knows a pod by.
-pub(crate) fn carried_as(facts: &PodFacts) -> CarriedAs {
-    CarriedAs {
+pub(crate) fn carried_as(facts: &PodFacts) -> AttachedAs {
+    AttachedAs {
         uid: Arc::clone(&facts.uid),
         namespace: Arc::clone(&facts.namespace),
         name: Arc::clone(&facts.name),

@@ -105,14 +105,14 @@ impl PodManager {
             let why = match &there {
                 Ok(there) if addresses.iter().any(|address| there.contains(address)) => None,
                 Ok(there) => Some(format!(
-                    "pod {}: its network namespace holds {}, the mesh says {}: it may be another \
-                     pod's, so nothing is done in its name",
+                    "pod {}: its network namespace has {}, but the mesh says {}: it may belong to \
+                     another pod, so adit does not act for it",
                     pod.name,
                     listed(there),
                     listed(addresses)
                 )),
                 Err(error) => Some(format!(
-                    "pod {}: its network namespace cannot be looked at: {error}",
+                    "pod {}: its network namespace cannot be inspected: {error}",
                     pod.name
                 )),
             };
@@ -125,7 +125,7 @@ impl PodManager {
             }
             if carried.was.as_ref().is_some_and(|was| was != id) {
                 // What is open was opened as somebody else: the pod begins anew.
-                tracing::info!(pod = %pod.name, identity = %id, "the pod has another identity now");
+                tracing::info!(pod = %pod.name, identity = %id, "the identity of the pod changed");
                 carried.moved = true;
                 return self.moved.notify_one();
             }
@@ -149,7 +149,7 @@ impl PodManager {
     pub fn unknown(&self) -> Vec<String> {
         self.with_recognition(|known, pod| {
             (known == Recognition::Sought)
-                .then(|| format!("pod {}: the mesh has no workload of its name yet", pod.name))
+                .then(|| format!("pod {}: the mesh has no workload of this name yet", pod.name))
         })
     }
 

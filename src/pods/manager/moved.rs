@@ -28,7 +28,7 @@ impl Carried {
             let workload = &*self.facts;
             tracing::warn!(
                 %workload, %error,
-                "the pod's network namespace cannot be inspected; the pod stays as it is"
+                "the pod's network namespace cannot be inspected; the pod continues unchanged"
             );
         }
         self.unknown = found.is_err() && !missing;

@@ -123,7 +123,8 @@ impl PodManager {
         }
         match turn.judge_non_tcp(netns, facts.non_tcp).await {
             Err(error) if facts.non_tcp == NonTcp::Drop => {
-                Err(error.context("what is not TCP is to be dropped, and cannot be"))
+                Err(error
+                    .context("traffic other than TCP cannot be dropped, which nonTcp requires"))
             }
             Ok(()) | Err(_) => Ok(()),
         }

@@ -73,8 +73,8 @@ async fn look(netns: &Arc<Netns>, facts: &PodFacts) -> anyhow::Result<Option<any
     let named = facts.netns.named().map(NetnsRef::path);
     let named = named.map_or_else(String::new, |path| format!(" {}", path.display()));
     let missing = anyhow::anyhow!(
-        "its network namespace{named} holds {}, but none of the pod's addresses ({}): it may be \
-         another pod's, so nothing is changed in it; correct `netns` or `addresses` in the mesh \
+        "its network namespace{named} has {}, but none of the pod's addresses ({}): it may belong \
+         to another pod, so adit changes nothing in it; correct `netns` or `addresses` in the mesh \
          file",
         listed(&there),
         listed(wanted),

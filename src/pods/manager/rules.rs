@@ -1,12 +1,16 @@
 //! The capture rules of pods that run, and what becomes of those of pods that leave.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
 use super::{PodManager, change::After};
-use crate::{pods::capture, sys::netns::Netns};
+use crate::{
+    lifecycle::blocking,
+    pods::{capture, source::PodFacts},
+    sys::netns::Netns,
+};
 
 /// How long a pod that leaves waits for one that may be about to enter its namespace, so that there
 /// is no moment without rules between the two.
@@ -68,16 +72,16 @@ impl PodManager {
     }
 
     /// Takes away what is not to stay of the rules. A successor in the same namespace is protected
-    /// by the same ones.
+    /// by the same ones. Returns whether rules stay.
     pub(crate) async fn release(
         &self,
         netns: &Arc<Netns>,
         options: capture::Options,
         after: After,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<bool> {
         // Before this process has taken over they are the other one's.
         if after == After::Keep || !self.node.listeners.is_accepting() {
-            return Ok(());
+            return Ok(true);
         }
         let key = netns.key();
         let began = Instant::now();
@@ -92,23 +96,44 @@ impl PodManager {
             match tokio::time::timeout(TURN_WITHIN, turn).await {
                 Ok(turn) => break turn,
                 Err(_) if self.closing.is_cancelled() => {
-                    break Err(anyhow::anyhow!("nft hangs in other pods"));
+                    break Err(anyhow::anyhow!(
+                        "`nft` hangs in the network namespaces of other pods"
+                    ));
                 }
                 Err(_) => {} // the process goes on, and so does the wait
             }
         };
         if self.with(|pods| pods.values().any(|c| c.pod.netns.key() == key)) {
-            return Ok(());
+            return Ok(true);
         }
         self.watch.end(netns);
         match after {
-            After::Remove => turn?.remove(Arc::clone(netns)).await,
+            // A successor that could not be started yet must not find its namespace open.
+            After::Remove if self.is_awaited(key).await => {}
+            After::Remove => return turn?.remove(Arc::clone(netns)).await.map(|()| false),
             After::Shut if options.kubelet_probes => {
                 let unprobed = capture::Options { kubelet_probes: false, ..options };
-                turn?.shut(Arc::clone(netns), unprobed).await
+                turn?.shut(Arc::clone(netns), unprobed).await?;
             }
-            After::Shut | After::Keep => Ok(()),
+            After::Shut | After::Keep => {}
         }
+        Ok(true)
+    }
+
+    /// These pods are to run and to be captured from here on.
+    pub(crate) fn await_pods(&self, wanted: &[Arc<PodFacts>]) {
+        *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = wanted.to_vec();
+    }
+
+    /// Whether a pod of this namespace is to run, in a process that goes on.
+    async fn is_awaited(&self, key: (u64, u64)) -> bool {
+        if self.closing.is_cancelled() {
+            return false;
+        }
+        let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let is_there = move || wanted.iter().any(|pod| pod.netns.key() == Some(key));
+        // What cannot be told is taken for a successor: its rules refuse, and no more than that.
+        blocking(is_there).await.unwrap_or(true)
     }
 
     /// Whether a pod is being started that may be a successor in this namespace.

@@ -26,7 +26,9 @@ impl RedirectWatch {
         watched.was_judged.fetch_or(done.is_ok(), Ordering::Relaxed);
         let fault = done.err().map(|error| {
             let wanted = wanted.as_str();
-            format!("what is not TCP is not judged as it should be ({wanted}): {error:#}")
+            format!(
+                "the rules for traffic other than TCP cannot be set (nonTcp: {wanted}): {error:#}"
+            )
         });
         let mut known = watched.unjudged.lock().unwrap_or_else(PoisonError::into_inner);
         match &fault {
@@ -38,7 +40,8 @@ impl RedirectWatch {
                 self.metrics.pods.rules_restored.with_label_values(&["restored"]).inc();
                 tracing::warn!(
                     pod = %watched.pod, verdict = wanted.as_str(),
-                    "what is not TCP was judged otherwise in this pod; adit's verdict stands again"
+                    "another program changed the rules for traffic other than TCP in this pod; \
+                     adit has restored them"
                 );
             }
             _ => {}

@@ -97,6 +97,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(not(feature = "sockmap"), ignore = "needs the cargo feature sockmap")]
     fn facts_that_leave_a_pod_the_same_are_upserted_alone() {
         for (from, to) in [("10.0.0.1", "10.0.0.1, 'fd00::1'"), ("netns", "appHop: sockmap, netns")]
         {

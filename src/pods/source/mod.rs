@@ -72,6 +72,16 @@ impl PodNetns {
             Self::Own | Self::Open(_) => None,
         }
     }
+
+    /// The device and inode of the namespace that is the pod's now, if there is one.
+    pub fn key(&self) -> Option<(u64, u64)> {
+        let found = match self {
+            Self::Named(name) => Netns::key_of(&name.path()),
+            Self::Own => Netns::current().map(|netns| netns.key()),
+            Self::Open(netns) => Ok(netns.key()),
+        };
+        found.ok()
+    }
 }
 
 /// What a pod is called that its UID in Kubernetes tells from all others. With a slash, as the

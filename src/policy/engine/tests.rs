@@ -233,7 +233,7 @@ fn a_deny_with_conditions_on_http_applies_by_its_l4_part_and_says_so() {
     let (rules, web) =
         (compile(vec![policy("p", Action::Allow, vec![asks([blank()])])]), flow(Some(WEB)));
     let said = authorize(&rules, &web).to_string();
-    assert!(said.ends_with("rule 0: a condition on HTTP (L7) is never met here (L4)"), "{said}");
+    assert!(said.ends_with("rule 0: adit (L4) never matches a condition on HTTP (L7)"), "{said}");
 }
 
 /// By its place among the rules of its own policy, and by that policy's name.

@@ -1,30 +1,27 @@
 //! Access by a Rego policy, as Open Policy Agent evaluates it: the Rust implementation `regorus`,
 //! without functions that reach out (no `http.send`).
 //!
-//! The policy sees `input.certificate`, the leaf as Go writes an `x509.Certificate` (`input`), and
+//! The policy sees `input.certificate`, the leaf as Go writes an `x509.Certificate` (`engine::input`), and
 //! `input.spiffe_id` where the peer has one. It admits if the query has one result, which is
 //! `true` and binds no variable.
 
-mod bundle;
-mod input;
+#[cfg(feature = "rego")]
+mod engine;
+#[cfg(not(feature = "rego"))]
+#[path = "absent.rs"]
+mod engine;
 
 use std::{
-    num::NonZeroU32,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
-use regorus::{Engine, LimitError, Value, utils::limits::ExecutionTimerConfig};
 use tokio::sync::Semaphore;
 
+use self::engine::Engine;
 use crate::{identity::PeerCert, lifecycle::blocking, observe::Refusal};
-
-/// The clock is looked at every so many steps of an evaluation.
-const STEPS: NonZeroU32 = NonZeroU32::new(256).expect("not 0");
-/// How long the query may take when it is only asked whether it is one.
-const TRIED_FOR: Duration = Duration::from_millis(200);
 
 /// How many decisions one service makes at once. One that has begun keeps its thread although its
 /// caller has gone.
@@ -51,7 +48,7 @@ impl RegoConfig {
     /// # Errors
     /// What is wrong, and in which file.
     pub fn check(&self) -> Result<(), String> {
-        read(&self.file, &self.query).map(drop)
+        Engine::read(&self.file, &self.query).map(drop)
     }
 }
 
@@ -70,7 +67,7 @@ impl Rego {
     /// # Errors
     /// As [`RegoConfig::check`].
     pub fn open(config: &RegoConfig) -> Result<Self, String> {
-        let engine = ArcSwap::from_pointee(read(&config.file, &config.query)?);
+        let engine = ArcSwap::from_pointee(Engine::read(&config.file, &config.query)?);
         let turns = Arc::new(Semaphore::new(MOST));
         Ok(Self { config: config.clone(), engine, refusal: Refusal::default(), turns })
     }
@@ -80,7 +77,7 @@ impl Rego {
     /// # Errors
     /// As [`RegoConfig::check`].
     pub fn read(&self) -> Result<Engine, String> {
-        read(&self.config.file, &self.config.query)
+        Engine::read(&self.config.file, &self.config.query)
     }
 
     /// From now on this policy.
@@ -98,7 +95,7 @@ impl Rego {
     /// Dropping the future leaves what has begun to come to its end, within its time.
     pub async fn allows(self: &Arc<Self>, peer: Arc<PeerCert>) -> Result<bool, String> {
         let begun = Instant::now();
-        let gone = |_| "no turn".to_owned();
+        let gone = |_| "adit is shutting down".to_owned();
         let own = Arc::clone(&self.turns).acquire_owned().await.map_err(gone)?;
         let turn = (own, ALL.acquire().await.map_err(gone)?);
         let rego = Arc::clone(self);
@@ -111,51 +108,7 @@ impl Rego {
     }
 
     fn decide(&self, peer: &PeerCert, within: Duration) -> Result<bool, String> {
-        let mut engine = Engine::clone(&self.engine.load());
-        engine.set_input(input::of(peer)?);
-        engine.set_execution_timer_config(timer(within));
-        asked(&mut engine, &self.config.query)
-            .map_err(|e| format!("{}: {}", crate::identity::shown(&self.config.file), told(&e)))
+        let decided = self.engine.load().decide(peer, &self.config.query, within);
+        decided.map_err(|why| format!("{}: {why}", crate::identity::shown(&self.config.file)))
     }
-}
-
-fn timer(limit: Duration) -> ExecutionTimerConfig {
-    ExecutionTimerConfig { limit, check_interval: STEPS }
-}
-
-/// The policy, compiled, once the query has been put to it.
-fn read(file: &Path, query: &str) -> Result<Engine, String> {
-    let shown = crate::identity::shown(file);
-    let mut engine = bundle::load(file).map_err(|e| format!("{shown}: {e}"))?;
-    engine.set_input(Value::new_object());
-    engine.set_execution_timer_config(timer(TRIED_FOR));
-    match asked(&mut engine, query) {
-        Err(error) if !timed_out(&error) => {
-            Err(format!("{shown}: query {query:?}: {}", told(&error)))
-        }
-        _ => Ok(engine),
-    }
-}
-
-fn timed_out(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(LimitError::TimeLimitExceeded { .. }))
-}
-
-/// One result, `true`, no bindings: what Go's `rego.ResultSet.Allowed` asks for.
-fn asked(engine: &mut Engine, query: &str) -> anyhow::Result<bool> {
-    let found = engine.eval_query(query.to_owned(), false)?;
-    let [one] = found.result.as_slice() else { return Ok(false) };
-    let unbound = one.bindings.as_object().is_ok_and(|bound| bound.is_empty());
-    let [expression] = one.expressions.as_slice() else { return Ok(false) };
-    Ok(unbound && matches!(expression.value.as_bool(), Ok(true)))
-}
-
-/// Errors of regorus are drawings of several lines; a log has one.
-fn told(error: &anyhow::Error) -> String {
-    if let Some(LimitError::TimeLimitExceeded { limit, .. }) = error.downcast_ref() {
-        return format!("not decided within {limit:?}");
-    }
-    let text = format!("{error:#}");
-    let text = crate::identity::without_keys(&text);
-    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(500).collect()
 }

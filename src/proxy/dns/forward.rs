@@ -39,13 +39,13 @@ const FOREIGN: usize = 16;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ForwardError {
     /// There is no name server.
-    #[error("there are no name servers in resolv.conf")]
+    #[error("resolv.conf has no name servers")]
     NoServer,
     /// The question cannot be written again.
-    #[error("the question cannot be forwarded")]
+    #[error("the query cannot be forwarded")]
     Question,
     /// All have been asked.
-    #[error("no answer in {DEADLINE:?}; last asked: {server}")]
+    #[error("no answer within {DEADLINE:?}; last asked: {server}")]
     Server {
         /// The last of them.
         server: SocketAddr,
@@ -124,7 +124,7 @@ async fn over_udp(netns: &Netns, server: SocketAddr, query: &[u8]) -> io::Result
             return Ok(buffer);
         }
     }
-    Err(io::Error::new(io::ErrorKind::InvalidData, "datagrams that answer something else"))
+    Err(io::Error::new(io::ErrorKind::InvalidData, "the answers do not match the query"))
 }
 
 /// RFC 7766: each message after its length.
@@ -135,7 +135,9 @@ async fn over_tcp(netns: &Netns, server: SocketAddr, query: &[u8]) -> io::Result
     let answer = timeout(DEADLINE, read_framed(&mut stream)).await??;
     match answers(&answer, query) {
         true => Ok(answer),
-        false => Err(io::Error::new(io::ErrorKind::InvalidData, "it answers something else")),
+        false => {
+            Err(io::Error::new(io::ErrorKind::InvalidData, "the answer does not match the query"))
+        }
     }
 }
 

@@ -220,8 +220,8 @@ impl PodDns {
             *named = Some(Instant::now());
             tracing::warn!(
                 target: "dns", pod = %self.name,
-                "the pod asks more than {} DNS queries a second, or such as take long: they wait, \
-                 and of datagrams some are lost",
+                "the pod sends more than {} DNS queries a second, or slow ones: queries wait, and \
+                 some over UDP are lost",
                 self.shared.queries
             );
         }
@@ -289,7 +289,8 @@ impl PodDns {
                 let error = &error as &dyn std::error::Error;
                 tracing::debug!(
                     target: "dns",
-                    pod = %self.name, domain = question.name(), error, "no upstream answered"
+                    pod = %self.name, domain = question.name(), error, "no upstream name server \
+                                                                        answered"
                 );
                 question.failed(ResponseCode::ServFail, limit)
             }

@@ -27,7 +27,8 @@ impl NameServers {
         let servers = read(&path).unwrap_or_else(|error| {
             tracing::warn!(
                 file = %path.display(), %error,
-                "no name servers: names outside the mesh are not resolved until the file is there"
+                "no name servers: names outside the mesh are not resolved until the file can be \
+                 read"
             );
             Vec::new()
         });
@@ -46,11 +47,17 @@ impl NameServers {
                         current.0.store(Arc::new(servers));
                     }
                     Ok(Some(Err(error))) => {
-                        tracing::warn!(%error, "resolv.conf cannot be read: the last servers stay");
+                        tracing::warn!(
+                            %error,
+                            "resolv.conf cannot be read; keeping the previous name servers"
+                        );
                     }
                     Ok(None) => {}
                     Err(error) => {
-                        tracing::warn!(%error, "resolv.conf cannot be read: the last servers stay");
+                        tracing::warn!(
+                            %error,
+                            "resolv.conf cannot be read; keeping the previous name servers"
+                        );
                     }
                 }
             }

@@ -133,7 +133,7 @@ async fn pair() -> io::Result<(TcpStream, TcpStream)> {
         }
     };
     // Not as if the gateway had not answered.
-    let late = || io::Error::other(format!("no pair of sockets on loopback in {PAIR:?}"));
+    let late = || io::Error::other(format!("no pair of loopback sockets within {PAIR:?}"));
     timeout(PAIR, made).await.unwrap_or_else(|_| Err(late()))
 }
 

@@ -26,7 +26,7 @@ impl OutboundTrafficPolicy {
 
 /// Neither of the two words.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("neither ALLOW_ANY nor REGISTRY_ONLY")]
+#[error("must be ALLOW_ANY or REGISTRY_ONLY")]
 pub struct UnknownPolicy;
 
 impl FromStr for OutboundTrafficPolicy {

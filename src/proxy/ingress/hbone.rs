@@ -216,7 +216,7 @@ fn still_trusted(proven: &AuthenticatedTunnel) -> Result<(), Outcome> {
 
 /// The caller went away before it had an answer.
 fn caller_gave_up() -> Outcome {
-    (CloseReason::PeerReset, Some("the caller cancelled".to_owned()))
+    (CloseReason::PeerReset, Some("the caller cancelled its request".to_owned()))
 }
 
 /// What a caller hears of its request.

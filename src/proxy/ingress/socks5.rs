@@ -58,7 +58,7 @@ impl Reply {
 #[derive(Debug, thiserror::Error)]
 pub enum NotSpoken {
     /// It went away before it said anything.
-    #[error("it said nothing")]
+    #[error("it sent nothing")]
     Silent,
     /// It went away in the middle of a message.
     #[error(transparent)]
@@ -67,7 +67,7 @@ pub enum NotSpoken {
     #[error("not SOCKS5: version {0}")]
     Version(u8),
     /// It insists on authentication.
-    #[error("it offers no method without authentication")]
+    #[error("it requires authentication, which adit does not support")]
     Method,
     /// It wants something that is not spoken.
     #[error("{0}")]
@@ -117,7 +117,7 @@ pub async fn request<R: AsyncRead + Unpin>(from: &mut R) -> Result<Asked, NotSpo
         4 => Host::Ip(IpAddr::from(Ipv6Addr::from_bits(from.read_u128().await?)).to_canonical()),
         3 => name(from).await?,
         _ => {
-            let why = "an address of a kind that is not known";
+            let why = "an unknown address type";
             return Err(NotSpoken::Request(why, Reply::AddressNotSupported));
         }
     };
@@ -132,7 +132,7 @@ pub async fn request<R: AsyncRead + Unpin>(from: &mut R) -> Result<Asked, NotSpo
     match host {
         Host::Ip(ip) => Ok(Asked::Addr(SocketAddr::new(ip, port))),
         Host::Name(name) => Ok(Asked::Name(name, port)),
-        Host::None => Err(NotSpoken::Request("what is no host name", Reply::HostUnreachable)),
+        Host::None => Err(NotSpoken::Request("not a valid host name", Reply::HostUnreachable)),
     }
 }
 

@@ -84,11 +84,13 @@ impl Course {
         let endpoint = way.as_ref().ok().and_then(Route::endpoint);
         if endpoint.is_some_and(|endpoint| avoided.tried.contains(&endpoint)) {
             // Another endpoint behind the same gateway.
-            return Err(internal("no other way leads there"));
+            return Err(internal("there is no other endpoint to try"));
         }
         if avoided.only_hbone && way.as_ref().is_ok_and(|route| !route.is_by_hbone()) {
             // What is known of the mesh has changed meanwhile.
-            return Err(internal("it was to go by HBONE, and would go in clear text now"));
+            return Err(internal(
+                "the mesh changed: this connection would now go in plaintext instead of HBONE",
+            ));
         }
         meant.onward(from, way, |_| Arc::<Lane>::default().enter())
     }

@@ -51,7 +51,7 @@ pub(super) fn destination(
         }
         Authority::Host(host, port) => {
             let unknown = || {
-                let why = ":authority names no service and port that this pod backs";
+                let why = ":authority is not a service and port that this pod serves";
                 unavailable(CloseReason::AuthorityMismatch, why)
             };
             let service = backed(mesh, workload, &host).ok_or_else(unknown)?;
@@ -59,8 +59,7 @@ pub(super) fn destination(
             let meant = virtual_address(mesh, service, local.ip());
             let told = workload.template.app_tunnel.is_some_and(|tunnel| tunnel.proxy_protocol);
             if told && meant.is_none() {
-                let why =
-                    "the service in :authority has no address that the application could be told";
+                let why = "the service in :authority has no address to send in the PROXY header";
                 return Err(unavailable(CloseReason::AuthorityMismatch, why));
             }
             (target, SocketAddr::new(meant.unwrap_or(local.ip()), port))

@@ -237,7 +237,7 @@ impl Pod {
                 let why = format!("cannot keep the caller's address (ENABLE_ORIG_SRC): {error}");
                 return Err(io::Error::new(error.kind(), why));
             }
-            tracing::warn!(%error, "cannot keep the caller's address; dialling from adit's own");
+            tracing::warn!(%error, "cannot keep the caller's address; connecting from adit's own");
             let plain = sockets::local_socket(&self.netns, dst)?;
             return sockets::connect(plain, dst, node.tunnel.connect).await;
         }

@@ -79,7 +79,7 @@ impl Pod {
         }
         let Ok(_place) = self.waiting.try_acquire() else {
             let why = format!(
-                "{MOST_WAITING} connections wait already for the control plane to say which \
+                "{MOST_WAITING} connections are already waiting for the control plane to say which \
                  workload pod {} is",
                 self.name
             );

@@ -194,10 +194,10 @@ impl Node {
         let (reason, why) = match tokio::time::timeout(self.tunnel.tls, self.svids.ready(pod)).await
         {
             Ok(Ok(svid)) if svid.id == *id => return Ok(svid),
-            Ok(Ok(_)) => (CloseReason::NoIdentity, ": it has become another".to_owned()),
+            Ok(Ok(_)) => (CloseReason::NoIdentity, ": the identity of the pod changed".to_owned()),
             Ok(Err(error)) if error.is_ban() => (CloseReason::IdentityBanned, format!(": {error}")),
             Ok(Err(error)) => (CloseReason::NoIdentity, format!(": {error}")),
-            Err(_) => (CloseReason::NoIdentity, format!(" in {:?}", self.tunnel.tls)),
+            Err(_) => (CloseReason::NoIdentity, format!(" within {:?}", self.tunnel.tls)),
         };
         Err((reason, format!("no SVID for {id}{why}")))
     }

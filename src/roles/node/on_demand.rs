@@ -106,8 +106,8 @@ impl Node {
         let Some(xds) = &self.on_demand else { return Ok(()) };
         let Ok(_place) = pod.waiting.try_acquire() else {
             let why = format!(
-                "{MOST_WAITING} connections wait already for the control plane to say what pod {} \
-                 calls or is called by",
+                "{MOST_WAITING} connections are already waiting for the control plane to describe \
+                 the peers of pod {}",
                 pod.name
             );
             return Err((CloseReason::Overloaded, Some(why)));
@@ -127,14 +127,15 @@ impl Node {
                 }
                 match xds.demand(&key, looked).await {
                     Some(Answer::Found | Answer::Absent) => {}
-                    Some(Answer::Rejected) => return Err((key, "and what it says is not usable")),
-                    None => return Err((key, "and has not said yet")),
+                    Some(Answer::Rejected) => return Err((key, "but its answer was rejected")),
+                    None => return Err((key, "but has not answered yet")),
                 }
                 asked.insert(key);
             }
         };
         let heard = tokio::time::timeout(HEARD_WITHIN, all).await;
-        let heard = heard.unwrap_or_else(|_| Err((String::new(), "and has not said all yet")));
+        let heard =
+            heard.unwrap_or_else(|_| Err((String::new(), "but has not answered completely yet")));
         heard.map_err(|(key, what)| {
             let why = format!(
                 "no healthy upstream: the control plane was asked what {key} is, {what} \

@@ -81,7 +81,7 @@ async fn is_tunnel(
                 outcome = PodDestination::given_up(&unproven) => return Err(outcome),
             };
             let late = |_| {
-                let why = format!("the ClientHello was not whole after {within:?}");
+                let why = format!("the ClientHello was not complete after {within:?}");
                 (CloseReason::TlsTimeout, Some(why))
             };
             finished.map_err(late)?.map_err(lost)?

@@ -108,7 +108,7 @@ pub(super) async fn reach(
 }
 
 fn late() -> Failed {
-    let why = format!("no endpoint took the connection within {} s", TRIED_WITHIN.as_secs());
+    let why = format!("no endpoint accepted the connection within {} s", TRIED_WITHIN.as_secs());
     (crate::net::CloseReason::ConnectTimeout, Some(why)).into()
 }
 

@@ -80,7 +80,7 @@ async fn carry(
     let is_its_own = workload.addresses.contains(&dst.ip())
         || Box::pin(pod.owned.holds(&pod.netns, dst.ip())).await;
     if !is_its_own {
-        let why = format!("{dst} is not an address of this workload, nor of its namespace");
+        let why = format!("{dst} is not an address of this workload or of its network namespace");
         return (CloseReason::DirectCall, Some(why));
     }
     pod.policies_known(node).await;

@@ -44,7 +44,7 @@ impl Worker {
         if self.pod.endpoints.succeeded(&endpoint, Instant::now()) {
             tracing::info!(
                 target: "outbound", pod = %self.pod.name, %endpoint,
-                "an endpoint that was left out takes connections again"
+                "an ejected endpoint accepts connections again"
             );
         }
     }
@@ -63,7 +63,7 @@ impl Worker {
             self.node.telemetry.metrics.endpoints.ejections.inc();
             tracing::warn!(
                 target: "outbound", pod = %self.pod.name, %endpoint, error = failed.outcome.1,
-                "leaving an endpoint out for {wait:?}: connections to it failed in a row"
+                "endpoint ejected for {wait:?}: connections to it failed in a row"
             );
         }
     }
@@ -213,7 +213,7 @@ async fn in_place<T: Send + 'static>(
         });
         asked.await.map_err(|e| e.to_string())
     };
-    timeout(within, asked).await.unwrap_or_else(|_| Err(format!("no answer in {within:?}")))
+    timeout(within, asked).await.unwrap_or_else(|_| Err(format!("no answer within {within:?}")))
 }
 
 /// One of the addresses of a name, of the called family if there is one.
@@ -322,7 +322,7 @@ mod tests {
         assert_eq!(places.available_permits(), 0, "its thread is still taken");
         let soon = Duration::from_millis(1);
         let late = in_place(&places, soon, || unreachable!("there is no place")).await;
-        assert_eq!(late, Err::<(), _>("no answer in 1ms".to_owned()));
+        assert_eq!(late, Err::<(), _>("no answer within 1ms".to_owned()));
         go_on.send(()).unwrap();
         assert_eq!(in_place(&places, Duration::from_secs(60), || 7).await, Ok(7));
     }

@@ -168,7 +168,7 @@ pub enum NoRoute {
         of: Arc<str>,
     },
     /// What is called is in another network, and nothing leads there.
-    #[error("{of} is in network {network:?}, and no gateway to it is known")]
+    #[error("{of} is in network {network:?}, and no gateway to that network is known")]
     NoGateway {
         /// The workload.
         of: Arc<str>,
@@ -180,12 +180,12 @@ pub enum NoRoute {
     },
     /// Nobody in the mesh has the address, and others may not be called.
     #[error(
-        "{0} is not an address of the mesh, and ADIT_OUTBOUND_TRAFFIC_POLICY=REGISTRY_ONLY lets no \
-         other be called; a ServiceEntry would make it one"
+        "{0} is not an address of the mesh, and ADIT_OUTBOUND_TRAFFIC_POLICY=REGISTRY_ONLY blocks \
+         all others; a ServiceEntry adds it"
     )]
     Egress(SocketAddr),
     /// What is called is in another network, which services only are reached in.
-    #[error("{0} is in another network; call a service that it is behind")]
+    #[error("{0} is in another network; call it through a service")]
     NoService(Arc<str>),
 }
 

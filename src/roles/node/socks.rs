@@ -97,7 +97,7 @@ async fn open(
 /// The address that a client wants to reach. It is told if there is none.
 async fn meant(by: &Socks, client: &mut TcpStream) -> Result<SocketAddr, Outcome> {
     let Ok(_place) = by.worker.pod.asking.try_acquire() else {
-        let why = format!("{MOST_ASKING} clients of SOCKS5 have not said yet what they want");
+        let why = format!("{MOST_ASKING} SOCKS5 clients have not sent their requests yet");
         return Err((CloseReason::Overloaded, Some(why)));
     };
     let addr = match hear(client).await? {
@@ -128,7 +128,7 @@ async fn hear<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C) -> Result<Asked
             let _ = tell(client, &not.answer()).await;
             Err(bad(&not.to_string()))
         }
-        Err(_) => Err(bad(&format!("no request in {SAYS_WITHIN:?}"))),
+        Err(_) => Err(bad(&format!("no request within {SAYS_WITHIN:?}"))),
     }
 }
 
@@ -150,7 +150,7 @@ async fn find(
     port: u16,
 ) -> Result<SocketAddr, (CloseReason, String)> {
     let unknown = |why: String| (CloseReason::NoHealthyUpstream, why);
-    let is_off = || "names are not answered: ISTIO_META_DNS_CAPTURE is false".to_owned();
+    let is_off = || "adit resolves no names: ISTIO_META_DNS_CAPTURE is false".to_owned();
     let names = names.ok_or_else(|| unknown(is_off()))?;
     let found = async {
         for ipv6 in [false, true] {
@@ -163,7 +163,7 @@ async fn find(
     match timeout(FOUND_WITHIN, found).await {
         Ok(Some(ip)) => Ok(SocketAddr::new(ip, port)),
         Ok(None) => Err(unknown(format!("{name} has no address"))),
-        Err(_) => Err(unknown(format!("{name} was not found in {FOUND_WITHIN:?}"))),
+        Err(_) => Err(unknown(format!("{name} was not resolved within {FOUND_WITHIN:?}"))),
     }
 }
 
@@ -172,7 +172,7 @@ async fn tell<C: AsyncWrite + Unpin>(client: &mut C, answer: &[u8]) -> Result<()
     match timeout(HEARS_WITHIN, client.write_all(answer)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(failed(error.to_string())),
-        Err(_) => Err(failed("it does not read".to_owned())),
+        Err(_) => Err(failed("it does not read the answer".to_owned())),
     }
 }
 

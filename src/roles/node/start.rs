@@ -59,7 +59,8 @@ impl Pod {
             Err(error) => {
                 tracing::warn!(
                     pod = %name, %error,
-                    "no sockmap redirect to this pod's applications; they are reached by TCP"
+                    "sockmap redirect is not possible in this pod; connecting to its applications \
+                     by TCP"
                 );
                 None
             }

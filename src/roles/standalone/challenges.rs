@@ -54,7 +54,7 @@ pub(crate) async fn first_acme_certificate(
     let ordering = (|| renewal.order(answer_challenges)).retry(pauses).notify(|error, pause| {
         tracing::warn!(
             target: "svid", name = config.name, error, ?pause,
-            "no certificate by ACME yet"
+            "no certificate by ACME yet; trying again"
         );
     });
     tokio::select! {
@@ -71,7 +71,7 @@ pub(crate) fn answer_challenges(port: u16, pending: &Pending) -> BoxFuture<'_, S
         let everywhere = Address::Tcp { host: String::new(), port };
         let own = match Listening::open(&everywhere) {
             Ok(own) => own,
-            Err(error) => return format!("port for challenges: {error}"),
+            Err(error) => return format!("the port for ACME challenges: {error}"),
         };
         match own.accepting() {
             Ok(accepting) => serve(&accepting, pending, false).await,

@@ -102,7 +102,7 @@ async fn told(socket: &TcpStream, peer: SocketAddr, deadline: Instant) -> Result
         Ok(Ok(None)) => Ok(Caller { peer, called: None }),
         Ok(Err(error)) if error.kind() == silent => Err((CloseReason::Silent, None)),
         Ok(Err(error)) => Err(wrong(error.to_string())),
-        Err(_) => Err(wrong("it did not come in time".into())),
+        Err(_) => Err(wrong("it did not arrive in time".into())),
     }
 }
 
@@ -209,7 +209,7 @@ async fn admitted(
 ) -> Result<Handshake, Outcome> {
     let credentials = service.store.current();
     let Config::Server(config) = service.tls().map_err(own)? else {
-        return Err(own("the role changed".into()));
+        return Err(own("the mode of the service changed".into()));
     };
     let (config, sni) = match service.config.proxy_out {
         Some(ProxyMode::Tls | ProxyMode::TlsFull) => {
@@ -292,7 +292,7 @@ fn hold_to_trust(
 ) -> Result<Option<Entered>, Outcome> {
     let Some(cert) = cert.map(Arc::clone) else {
         let unread = || {
-            let why = "the peer's certificate was verified, and cannot be read here";
+            let why = "the peer's certificate was verified, but cannot be read";
             (CloseReason::UntrustedSvid, Some(why.to_owned()))
         };
         return if chain.is_empty() { Ok(None) } else { Err(unread()) };
@@ -347,7 +347,7 @@ async fn plain_side(
         Ok(said) => said.map_err(|e| (CloseReason::AppReset, Some(format!("plain side: {e}")))),
         Err(_) => {
             let within = service.config.connect;
-            let why = format!("the application has not said how it begins within {within:?}");
+            let why = format!("the application sent nothing within {within:?}");
             Err((CloseReason::ConnectTimeout, Some(why)))
         }
     }

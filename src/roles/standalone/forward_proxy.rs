@@ -50,12 +50,12 @@ impl FromStr for ForwardProxy {
             Some("http") => (Protocol::Http, 80),
             Some("socks5" | "socks5h") => (Protocol::Socks5, 1080),
             Some("https") => {
-                return Err(format!("a proxy that itself speaks TLS is not supported; {wrong}"));
+                return Err(format!("a proxy that is reached by TLS is not supported; {wrong}"));
             }
             _ => return Err(wrong.into()),
         };
         if uri.path_and_query().is_some_and(|p| p.as_str() != "/") {
-            return Err(format!("a proxy has no path; {wrong}"));
+            return Err(format!("the URL of a proxy must not have a path; {wrong}"));
         }
         let authority = uri.authority().ok_or(wrong)?;
         let user = authority.as_str().rsplit_once('@').map(|(user, _)| {
@@ -63,7 +63,7 @@ impl FromStr for ForwardProxy {
             (unescaped(name), Password(unescaped(password).into()))
         });
         if user.iter().any(|(name, password)| name.len() > 255 || password.0.len() > 255) {
-            return Err("a name or password has at most 255 bytes (RFC 1929)".into());
+            return Err("a user name or password must have at most 255 bytes (RFC 1929)".into());
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let address = Address::Tcp { host, port: authority.port_u16().unwrap_or(port) };

@@ -318,15 +318,15 @@ fn meant(service: &Service, incoming: &Incoming, local: SocketAddr) -> Result<u1
         Authority::Addr(addr) => addr.port(),
         Authority::Host(host, port) if is_own_name(service, &host, local) => port,
         Authority::Host(..) => {
-            let why = "the host name in :authority is not one of this service: it is in no DNS \
-                       name of its certificate, in no --tunnel-authority (tunnel.authorities) and \
-                       neither the target nor the listener";
+            let why = "the host name in :authority does not belong to this service: it is not a DNS name \
+                 of its certificate, not a --tunnel-authority (tunnel.authorities), and not the \
+                 host of the target or the listener";
             return Err(refusal(CloseReason::AuthorityMismatch, why));
         }
     };
     match service.config.targets.first() {
         Some(Address::Tcp { port: target, .. }) if *target != port => {
-            Err(bad("the port in :authority is not that of the target"))
+            Err(bad("the port in :authority is not the target's port"))
         }
         Some(Address::Tcp { .. }) => Ok(port),
         // A target without a port: the caller does not choose what policies are asked about.

@@ -40,7 +40,7 @@ impl FromStr for HttpCheck {
                 Ok(Self { at: Some(Address::Tcp { host, port }), path })
             }
             (Some("https"), _) => Err(format!(
-                "{text:?}: a target takes plaintext, so it is asked by http:// or a /PATH"
+                "{text:?}: targets take plaintext, so health checks need http:// or a /PATH"
             )),
             _ => Err(format!("{text:?}: expected /PATH or http://HOST:PORT/PATH")),
         }

@@ -75,7 +75,7 @@ pub(super) fn failed(error: &TlsError) -> Outcome {
     let why = match error {
         TlsError::Silent => None,
         TlsError::SslRequest => {
-            Some(format!("{error}; --starttls postgres (starttls: postgres) answers it"))
+            Some(format!("{error}; set --starttls postgres (starttls: postgres) to accept it"))
         }
         error => Some(error.to_string()),
     };

@@ -69,7 +69,7 @@ impl Service {
         let mut reached = Err(String::from("there is no target"));
         for target in self.targets.all() {
             let tcp = reach::plain(self, &target.address).await;
-            reached = tcp.map_err(|e| format!("connect to {}: {e}", target.address));
+            reached = tcp.map_err(|e| format!("cannot connect to {}: {e}", target.address));
             if reached.is_ok() {
                 break;
             }
@@ -82,7 +82,7 @@ impl Service {
             let options = TlsOptions::default();
             match build(&self.store.current(), Role::Client, &options)? {
                 Config::Client(tls) => Ok(tls),
-                Config::Server(_) => Err("the role changed".to_owned()),
+                Config::Server(_) => Err("the mode of the service changed".to_owned()),
             }
         });
         let status = exchange(url, stream, tls.transpose()?, Method::GET, Bytes::new()).await?;

@@ -32,7 +32,7 @@ pub(super) async fn tls(
     dialled: impl FnOnce(&TcpStream) -> io::Result<()>,
 ) -> Result<Secured, Outcome> {
     let Config::Client(config) = service.tls().map_err(own)? else {
-        return Err(own("the role changed".into()));
+        return Err(own("the mode of the service changed".into()));
     };
     let tcp = forward_proxy::connect(service.config.proxy.as_ref(), &target.address).await;
     let mut tcp = tcp.map_err(|e| unreached(target, &e))?;
@@ -67,7 +67,7 @@ pub(super) fn not_begun(error: &io::Error) -> Outcome {
 }
 
 pub(super) fn unreached(target: &Target, error: &io::Error) -> Outcome {
-    (CloseReason::ConnectFailure, Some(format!("connect to {}: {error}", target.address)))
+    (CloseReason::ConnectFailure, Some(format!("cannot connect to {}: {error}", target.address)))
 }
 
 /// The name that the target's certificate must have.

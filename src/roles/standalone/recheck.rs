@@ -47,7 +47,7 @@ impl Service {
             proven: true,
             // Rules of policies are `namespace/name rule N`, those of names are words.
             access: match by.contains('/') {
-                true => AccessRules::NoMatch(&"the rule that admitted it is gone"),
+                true => AccessRules::NoMatch(&"the rule that allowed it was removed"),
                 false => AccessRules::Admit(&by),
             },
         };

@@ -250,7 +250,7 @@ impl Unproven {
             Some(place) => place.given_up().await,
             None => std::future::pending().await,
         }
-        overloaded("it was dropped in favour of a newer one before it was authenticated")
+        overloaded("it was closed before it was authenticated, in favour of a newer connection")
     }
 
     /// Waits for a slot, as somebody who has proven who that is; not beyond `cut`.

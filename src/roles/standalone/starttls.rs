@@ -67,9 +67,9 @@ impl StartTls {
                 SSL_REQUEST => return tcp.write_all(b"S").await,
                 GSS_REQUEST => tcp.write_all(b"N").await?,
                 CANCEL_REQUEST => {
-                    let why = "received PostgreSQL's CancelRequest in the clear, which no \
-                               certificate vouches for: libpq before 17 sends it so, unless it \
-                               goes through adit client --starttls postgres";
+                    let why = "received PostgreSQL's CancelRequest in plaintext, without a certificate: \
+                         libpq before 17 sends it so, unless it goes through adit client \
+                         --starttls postgres";
                     return Err(io::Error::new(io::ErrorKind::InvalidData, why));
                 }
                 _ => break,
@@ -107,8 +107,8 @@ impl StartTls {
         tcp.write_all(&SSL_REQUEST).await?;
         let why = match tcp.read_u8().await? {
             b'S' => return Ok(()),
-            b'N' => "the target's PostgreSQL speaks no TLS (ssl = off)",
-            _ => "the target has not answered an SSLRequest as PostgreSQL does",
+            b'N' => "the target's PostgreSQL does not offer TLS (ssl = off)",
+            _ => "the target's answer to an SSLRequest is not PostgreSQL",
         };
         Err(io::Error::new(io::ErrorKind::InvalidData, why))
     }

@@ -210,7 +210,11 @@ impl Service {
     fn tell_barred(&self, closed: usize) {
         if closed > 0 {
             let service = self.config.name.as_str();
-            tracing::info!(service, connections = closed, "closed: the edited service bars them");
+            tracing::info!(
+                service,
+                connections = closed,
+                "connections closed: the changed service no longer allows them"
+            );
         }
     }
 

@@ -225,7 +225,7 @@ impl<'a> Tries<'a> {
         let target = &self.targets.all[target];
         if standing != Standing::Up {
             let (service, target) = (self.targets.service.as_str(), target.name.as_str());
-            tracing::debug!(service, target, ?standing, "a target is tried that is not up");
+            tracing::debug!(service, target, ?standing, "trying a target that is not healthy");
         }
         Some((target, share))
     }
@@ -248,8 +248,8 @@ impl<'a> Tries<'a> {
     /// It took longer than `share`; the last one, longer than all of them may.
     pub(super) fn late(&mut self, target: &Target, share: Duration, all: Duration) {
         let why = match self.order.len() {
-            0 => format!("connect to {}: not ready after {all:?}", target.address),
-            _ => format!("connect to {}: not ready within {share:?}", target.address),
+            0 => format!("cannot connect to {}: not ready after {all:?}", target.address),
+            _ => format!("cannot connect to {}: not ready within {share:?}", target.address),
         };
         self.failed(target, CloseReason::ConnectTimeout, why);
     }

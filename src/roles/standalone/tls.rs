@@ -68,8 +68,8 @@ impl FromStr for Alpn {
     fn from_str(text: &str) -> Result<Self, String> {
         let legal = text.bytes().all(|byte| byte.is_ascii_graphic());
         match text {
-            "acme-tls/1" => Err(format!("{text:?} is what a CA of ACME asks for, nobody else")),
-            "" => Err("the name of a protocol is empty".into()),
+            "acme-tls/1" => Err(format!("{text:?} is reserved for ACME challenges")),
+            "" => Err("a protocol name must not be empty".into()),
             _ if text.contains(',') => Err(format!(
                 "{text:?} is one name, not a list: write --alpn once for each protocol, or a list \
                  in YAML (alpn: [h2, http/1.1])"

@@ -7,6 +7,7 @@ use super::{Role, ServiceConfig};
 use crate::{
     credentials::store::CredentialsConfig,
     net::Address,
+    observe::{Feature, NotBuilt},
     policy::{Access, Rules},
 };
 
@@ -70,6 +71,8 @@ pub enum Violation {
     ClientIntroduces,
     /// A check by HTTP where it cannot be asked.
     HealthUrl(&'static str),
+    /// A source of certificates that this build is without.
+    NotBuilt(NotBuilt),
 }
 
 /// What is wrong, in the words of flags and of a file.
@@ -82,13 +85,13 @@ const WHO_MAY_CALL: InBoth = (
      disabled` beside it",
 );
 const NOBODY_ASKED: InBoth = (
-    "--disable-authentication excludes all --allow flags",
+    "--disable-authentication cannot be used with --allow flags",
     "`authentication: disabled` asks clients for no certificate, so `allow` cannot be used",
 );
 const ALL_AND_NAMES: InBoth = (
-    "--allow-all admits every client, so the other --allow flags have no effect: remove it, \
-     or them",
-    "`all: true` admits every client, so the other names have no effect: remove it, or them",
+    "--allow-all allows every client, so the other --allow flags have no effect: remove it, or \
+     them",
+    "`all: true` allows every client, so the other names have no effect: remove it, or them",
 );
 
 fn no_credential(flags: bool, role: Role) -> String {
@@ -103,9 +106,9 @@ fn no_credential(flags: bool, role: Role) -> String {
 
 fn pins_and_names(flags: bool, role: Role) -> &'static str {
     match (role, flags) {
-        (Role::Server, true) => "--allow-spki-pin excludes all other --allow flags",
-        (Role::Client, true) => "--verify-spki-pin excludes all other --verify flags",
-        (_, false) => "pins exclude all other names",
+        (Role::Server, true) => "--allow-spki-pin cannot be used with other --allow flags",
+        (Role::Client, true) => "--verify-spki-pin cannot be used with other --verify flags",
+        (_, false) => "pins cannot be used with other names",
     }
 }
 
@@ -118,7 +121,7 @@ impl Violation {
             Self::NoTarget(_) | Self::NotTcp(_) | Self::TunnelTargets => "targets",
             Self::PlaintextComes(_) => "listen",
             Self::ServerName(_) => "serverName",
-            Self::NoCredential => "credential",
+            Self::NoCredential | Self::NotBuilt(_) => "credential",
             Self::NobodyAsked => "authentication",
             Self::TunnelIdentity => "tunnel",
             Self::TunnelExcludes(_, key) => key,
@@ -159,7 +162,7 @@ impl Violation {
             ),
             Self::ServerName(name) => format!(
                 "{}{name:?} is neither a DNS name nor an IP address, so no certificate can have \
-                 it; a server's SPIFFE ID goes into {}",
+                 it; for a server's SPIFFE ID use {}",
                 or("--override-server-name ", ""),
                 or("--verify-id", "verify.ids")
             ),
@@ -174,12 +177,12 @@ impl Violation {
             Self::PinsAndNames => pins_and_names(flags, role).into(),
             Self::AllAndNames => or(ALL_AND_NAMES.0, ALL_AND_NAMES.1).into(),
             Self::OnlyDenied => format!(
-                "no policy is an ALLOW, so every client is refused; {} admits those that no policy \
+                "no policy is an ALLOW, so every client is refused; {} allows those that no policy \
                  denies",
                 or("--allow-all", "`all: true`")
             ),
             Self::TunnelIdentity => format!(
-                "{} needs {}: the identity of its other end",
+                "{} needs {}, the identity of the other end",
                 or("--tunnel hbone", "tunnel"),
                 or("--verify-id", "verify.ids")
             ),
@@ -207,6 +210,14 @@ impl Violation {
                                        first"
                 .into(),
             Self::HealthUrl(why) => format!("{}: {why}", or("--target-status", "http")),
+            Self::NotBuilt(missing) => {
+                let named = match missing.0 {
+                    Feature::Pkcs11 => or("--pkcs11-module", "pkcs11"),
+                    _ => or("--auto-acme-cert", "acme"),
+                };
+                let instead = or("--cert and --key", "certificate and privateKey");
+                format!("{named}: {missing}, or use {instead}")
+            }
         }
     }
 }
@@ -217,6 +228,13 @@ impl ServiceConfig {
     #[must_use]
     pub fn violations(&self, policies: Option<&Rules>) -> Vec<Violation> {
         let mut violations = Vec::new();
+        let asked_for = [
+            (Feature::Acme, self.credentials.acme().is_some()),
+            (Feature::Pkcs11, self.credentials.on_token()),
+        ];
+        let asked_for = asked_for.into_iter().filter(|(_, asked)| *asked);
+        violations
+            .extend(asked_for.filter_map(|(f, _)| f.require().err()).map(Violation::NotBuilt));
         self.check_targets(&mut violations);
         let named = self.server_name.as_deref();
         if let Some(name) = named.filter(|name| ServerName::try_from(*name).is_err()) {

@@ -99,12 +99,12 @@ impl RawClient {
         call: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, Status> {
         if self.hung.load(Ordering::Relaxed) >= HANGS {
-            let why = format!("not asked: {HANGS} calls had no answer before");
+            let why = format!("not called: {HANGS} earlier calls had no answer");
             return Err(Status::deadline_exceeded(why));
         }
         tokio::time::timeout(self.answer, call).await.unwrap_or_else(|_| {
             self.hung.fetch_add(1, Ordering::Relaxed);
-            Err(Status::deadline_exceeded(format!("no answer in {:?}", self.answer)))
+            Err(Status::deadline_exceeded(format!("no answer within {:?}", self.answer)))
         })
     }
 }

@@ -43,7 +43,7 @@ pub(super) async fn check(
             match refused(answer, Code::InvalidArgument) {
                 Ok(found) => report.ok(&rule, CLAUSE, found),
                 Err(found) if values.len() > 1 => {
-                    let advice = "the specification is silent; SPIRE wants it once";
+                    let advice = "the specification does not say; SPIRE requires it once";
                     report.warn(&rule, CLAUSE, found, advice);
                 }
                 Err(found) => {

@@ -130,8 +130,8 @@ async fn bundles(
     if let Some(id) = seen.and_then(|seen| seen.id.as_ref()) {
         let own = all.get(id.trust_domain());
         let found = own.map(|own| crate::identity::counted(own.jwt_authorities.len(), "key"));
-        let found = found.ok_or_else(|| format!("there is none for {}", id.trust_domain()));
-        let rule = "FetchJWTBundles has the own trust domain";
+        let found = found.ok_or_else(|| format!("there is no bundle for {}", id.trust_domain()));
+        let rule = "FetchJWTBundles includes the caller's own trust domain";
         report.judge(rule, BUNDLES, found, "it must always be there");
     }
     Some(all)
@@ -232,7 +232,7 @@ async fn validation(
             if missing.is_empty() { Ok(id.to_owned()) } else { missed() }
         }
     };
-    let advice = "accept what FetchJWTSVID gave, and tell sub, aud and exp";
+    let advice = "accept what FetchJWTSVID gave, and return sub, aud and exp";
     report.judge("ValidateJWTSVID of a good token", VALIDATE, found, advice);
     // Another first character of the signature: the last may have bits that do not count.
     let tampered = token.rsplit_once('.').map_or_else(String::new, |(signed, signature)| {

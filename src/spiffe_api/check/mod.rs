@@ -56,12 +56,12 @@ pub async fn check(address: &str, options: &Options) -> Report {
     if address.contains("://") || address.starts_with("unix:") {
         report.ok("address", ADDRESS, endpoint.to_string());
     } else {
-        let advice = "other clients want it as a URI";
+        let advice = "other clients require a URI";
         report.warn("address", ADDRESS, format!("a path; as a URI it is {endpoint}"), advice);
     }
     let reached = connect(&endpoint).await.map(|()| "it accepts connections".to_owned());
     let missed = reached.is_err();
-    let advice = "start the server, and see that this process may open the socket";
+    let advice = "start the server, and check that this process may open the socket";
     report.judge("reachable", "Workload Endpoint §2, §3", reached, advice);
     if missed {
         return report;
@@ -85,6 +85,6 @@ async fn connect(endpoint: &Endpoint) -> Result<(), String> {
     };
     match timeout(CONNECT, connected).await {
         Ok(connected) => connected.map_err(|e| e.to_string()),
-        Err(_) => Err(format!("no connection in {CONNECT:?}")),
+        Err(_) => Err(format!("no connection within {CONNECT:?}")),
     }
 }

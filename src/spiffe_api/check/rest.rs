@@ -68,6 +68,11 @@ async fn reflection(report: &mut Report, wire: &RawClient) {
     };
     match found {
         Ok(names) => report.ok(rule, clause, names),
-        Err(why) => report.warn(rule, clause, why, "it SHOULD be there, so that tools can look"),
+        Err(why) => report.warn(
+            rule,
+            clause,
+            why,
+            "it SHOULD be there, so that tools can list the services",
+        ),
     }
 }

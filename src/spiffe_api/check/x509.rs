@@ -149,8 +149,8 @@ fn svids(report: &mut Report, message: &X509svidResponse, now: SystemTime) {
 /// Says so if not all of an answer are judged.
 pub(super) fn first_of(report: &mut Report, rpc: &str, clause: &'static str, count: usize) {
     if count > LOOKED_AT {
-        let why = format!("only the first {LOOKED_AT} of {count} are");
-        report.not_checked(&format!("{rpc}: all SVIDs are looked at"), clause, why);
+        let why = format!("only the first {LOOKED_AT} of {count} are checked");
+        report.not_checked(&format!("{rpc}: all SVIDs are checked"), clause, why);
     }
 }
 
@@ -275,10 +275,11 @@ fn same_bundles(report: &mut Report, svids: &X509svidResponse, all: &X509Bundles
     let mut said = own.chain(federated);
     let odd = said.find_map(|(key, der)| match all.bundles.get(&key) {
         None => Some(format!("FetchX509Bundles has no {key}")),
-        Some(other) if set(other) != set(der) => Some(format!("{key} is another there")),
+        Some(other) if set(other) != set(der) => Some(format!("{key} has other content there")),
         Some(_) => None,
     });
-    let advice = "both streams tell one state; if an authority was just rotated, run it again";
+    let advice = "both streams must show the same state; if an authority was just rotated, run the check \
+         again";
     let rule = "bundles of FetchX509SVID and FetchX509Bundles agree";
     report.judge(rule, BUNDLES, odd.map_or(Ok("they do".to_owned()), Err), advice);
 }

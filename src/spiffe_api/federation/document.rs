@@ -20,7 +20,7 @@ pub(super) fn read_file(
     let bad = |why: String| FetchError::NotBundle(why);
     let authorities = pem::certificates(text).map_err(|e| bad(e.to_string()))?;
     match authorities.is_empty() {
-        true => Err(bad("neither a bundle document nor PEM certificates".into())),
+        true => Err(bad("not a bundle document and not PEM certificates".into())),
         false => Ok(TrustBundle::new(trust_domain.clone(), authorities)),
     }
 }

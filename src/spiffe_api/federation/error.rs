@@ -25,7 +25,7 @@ pub enum FetchError {
     #[error("{0}")]
     Read(String),
     /// Nobody to check the endpoint's SVID against.
-    #[error("no bundle of {0}, whose SVID the endpoint shows; name one in `bundle`")]
+    #[error("the endpoint shows an SVID of {0}, of which adit has no bundle; name one in `bundle`")]
     NoBundle(TrustDomain),
     /// The endpoint cannot be reached.
     #[error("{url} cannot be reached: {source}")]
@@ -89,8 +89,8 @@ pub enum FetchError {
     NotBundle(String),
     /// It is older than what is held.
     #[error(
-        "spiffe_sequence went back from {held} to {arrived}: ignored; if the trust domain was \
-         really set up again, remove it from the mesh file and add it again"
+        "spiffe_sequence went back from {held} to {arrived}, so the bundle was ignored; if the \
+         trust domain was really set up again, remove it from the mesh file and add it again"
     )]
     Backwards {
         /// What is held.

@@ -325,11 +325,11 @@ impl PollerState {
             Err(error) => {
                 let last_good = match &held.bundle {
                     Some(_) => "keeping the previous bundle",
-                    None => "none of its identities is trusted",
+                    None => "no identity of that trust domain is trusted",
                 };
                 tracing::warn!(
                     target: "federation", %trust_domain, %error, last_good,
-                    "no newer bundle"
+                    "bundle not updated"
                 );
                 held.error = Some(error.to_string());
                 Some(FetchOutcome::Nothing)
@@ -363,7 +363,7 @@ impl PollerState {
             let trust_domain = &relation.trust_domain;
             tracing::warn!(
                 target: "federation", %trust_domain, %error,
-                "the bundle is not kept for the next start"
+                "the bundle could not be stored for the next start"
             );
         }
     }
@@ -390,7 +390,7 @@ fn tell(bundle: &TrustBundle) {
     if authorities == 0 {
         tracing::warn!(
             target: "federation", %trust_domain,
-            "its bundle has no X.509 authority: none of its identities is trusted"
+            "its bundle has no X.509 authority: no identity of that trust domain is trusted"
         );
     }
 }

@@ -150,7 +150,7 @@ impl FirstBundleFile {
                 let trust_domain = &self.trust_domain;
                 tracing::warn!(
                     target: "federation", %trust_domain, %error,
-                    "the first bundle cannot be reloaded; keeping the previous one"
+                    "the first bundle was rejected; keeping the previous one"
                 );
             }
             let now = read.ok();
@@ -186,7 +186,7 @@ pub(super) fn first(relation: &Relation, store: Option<&Store>) -> Result<FirstB
                     Err(error) => {
                         tracing::warn!(
                             target: "federation", %trust_domain, %error,
-                            "the stored bundle is not used"
+                            "the stored bundle was rejected"
                         );
                     }
                 }

@@ -73,10 +73,10 @@ pub enum InvalidUrl {
     #[error("must begin with https:// (SPIFFE Federation §5.1.1)")]
     Scheme,
     /// A user or a password.
-    #[error("must have no user and no password (SPIFFE Federation §5.1.1)")]
+    #[error("must not have a user or a password (SPIFFE Federation §5.1.1)")]
     Userinfo,
     /// A fragment.
-    #[error("must have no #fragment")]
+    #[error("must not have a #fragment")]
     Fragment,
 }
 

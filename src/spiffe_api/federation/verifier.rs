@@ -26,8 +26,8 @@ pub(super) fn web(roots: Option<&Path>) -> Result<Arc<ClientConfig>, FetchError>
                 (Path::new("/etc/ssl/certs"), rustls_native_certs::load_native_certs());
             if system.certs.is_empty() {
                 let why = format!(
-                    "the system has no roots for the public web ({} errors); name some in `roots`",
-                    system.errors.len()
+                    "the system has no roots for the public web ({}); name some in `roots`",
+                    crate::identity::counted(system.errors.len(), "error")
                 );
                 return Err(FetchError::file(path, why));
             }

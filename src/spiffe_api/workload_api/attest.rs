@@ -8,14 +8,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::entitled::Facts;
+use super::entitled::CallerFacts;
 use crate::sys::peer::Peer;
 
 /// Who made a connection, as it was then.
 #[derive(Debug)]
 pub(super) struct CallingProcess {
     peer: Peer,
-    facts: Result<Facts, CallerGone>,
+    facts: Result<CallerFacts, CallerGone>,
 }
 
 /// The process that connected has ended: who speaks now is not known.
@@ -26,7 +26,7 @@ pub(super) struct CallerGone;
 impl CallingProcess {
     pub(super) fn of(socket: &impl AsFd) -> io::Result<Self> {
         let peer = Peer::of(socket.as_fd())?;
-        let mut facts = Facts { uid: peer.uid, gid: peer.gid, ..Facts::default() };
+        let mut facts = CallerFacts { uid: peer.uid, gid: peer.gid, ..CallerFacts::default() };
         // Of a process in a PID namespace that cannot be seen from here, that is all.
         if let Some(pid) = peer.pid {
             let proc = PathBuf::from(format!("/proc/{pid}"));
@@ -54,7 +54,7 @@ impl CallingProcess {
     }
 
     /// What was known of it when it connected, as long as it runs.
-    pub(super) fn facts(&self) -> Result<Facts, CallerGone> {
+    pub(super) fn facts(&self) -> Result<CallerFacts, CallerGone> {
         if self.peer.alive() { self.facts.clone() } else { Err(CallerGone) }
     }
 }

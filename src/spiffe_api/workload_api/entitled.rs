@@ -9,14 +9,14 @@ use crate::identity::SpiffeId;
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Registrations {
     /// The pods that this node carries.
-    pub pods: Vec<CarriedPod>,
+    pub pods: Vec<AttachedPod>,
     /// The entries of the mesh file, in its order.
     pub entries: Vec<Entry>,
 }
 
 /// A pod that this node carries: who calls from its network namespace is its workload.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct CarriedPod {
+pub struct AttachedPod {
     /// The workload's uid, `namespace/name`.
     pub uid: Arc<str>,
     /// Its identity.
@@ -53,7 +53,7 @@ pub struct Selectors {
 
 /// What is known of a caller. What could not be found out is absent and matches nothing.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Facts {
+pub struct CallerFacts {
     /// Its effective user.
     pub uid: u32,
     /// Its effective group.
@@ -93,9 +93,9 @@ impl Entry {
 /// An entry for an identity that is there already gives it a hint, and a hint that is taken is
 /// left out (Workload API §5.2.1).
 #[must_use]
-pub fn entitled(registered: &Registrations, caller: &Facts) -> Vec<Entitlement> {
+pub fn entitled(registered: &Registrations, caller: &CallerFacts) -> Vec<Entitlement> {
     let pod = registered.pods.iter().find(|pod| Some(pod.netns) == caller.netns);
-    let own = |pod: &CarriedPod| Entitlement {
+    let own = |pod: &AttachedPod| Entitlement {
         held_as: pod.uid.clone(),
         id: pod.id.clone(),
         hint: "".into(),
@@ -116,7 +116,7 @@ pub fn entitled(registered: &Registrations, caller: &Facts) -> Vec<Entitlement> 
     all
 }
 
-fn matches(selectors: &Selectors, caller: &Facts, pod: Option<&CarriedPod>) -> bool {
+fn matches(selectors: &Selectors, caller: &CallerFacts, pod: Option<&AttachedPod>) -> bool {
     let Selectors { uid, gid, path, workload, pod_uid } = selectors;
     let known = caller.pod_uid.as_deref();
     let checks = [

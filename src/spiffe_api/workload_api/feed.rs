@@ -14,7 +14,7 @@ use tonic::Status;
 
 use super::{
     attest::CallingProcess,
-    entitled::{Entitlement, Facts, Registrations, entitled},
+    entitled::{CallerFacts, Entitlement, Registrations, entitled},
     limits::UsagePlace,
     shared::Shared,
 };
@@ -90,7 +90,7 @@ impl EntitlementWatcher {
             }
         }
         if all.is_empty() {
-            let Facts { uid, gid, path, .. } = &facts;
+            let CallerFacts { uid, gid, path, .. } = &facts;
             let path = path.as_deref().map(shown);
             tracing::debug!(target: "workload_api", uid, gid, path, "caller without identity");
             return Err(Status::permission_denied(

@@ -250,7 +250,7 @@ impl Drop for UsagePlace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spiffe_api::workload_api::CarriedPod;
+    use crate::spiffe_api::workload_api::AttachedPod;
 
     #[test]
     fn one_process_takes_its_share_and_no_more() {
@@ -326,7 +326,7 @@ mod tests {
 
     #[test]
     fn root_in_one_pod_takes_nothing_from_root_in_another() {
-        let pod = |name: &str, netns| CarriedPod {
+        let pod = |name: &str, netns| AttachedPod {
             uid: name.into(),
             id: format!("spiffe://td/{name}").parse().unwrap(),
             netns,

@@ -86,8 +86,8 @@ fn warn_if_large<M: prost::Message>(message: M) -> M {
     if bytes > USUAL_LIMIT {
         tracing::warn!(
             target: "workload_api", bytes,
-            "a message is larger than the 4 MiB that clients take by default: fewer federated \
-             bundles or CRLs would help"
+            "a message is larger than the 4 MiB that clients accept by default; reduce the number \
+             of federated bundles or CRLs"
         );
     }
     message

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tonic::service::Routes;
 
 pub use self::entitled::{
-    CarriedPod, Entitlement, Entry, Facts, HELD_AS, Registrations, Selectors, entitled,
+    AttachedPod, CallerFacts, Entitlement, Entry, HELD_AS, Registrations, Selectors, entitled,
 };
 use self::{
     attest::CallingProcess,
@@ -112,7 +112,7 @@ impl WorkloadApi {
                 let (uid, pid) = (caller.uid(), caller.pid());
                 tracing::debug!(
                     target: "workload_api", uid, pid,
-                    "descriptors are short, and it has its part"
+                    "too few file descriptors are left for more connections"
                 );
                 continue;
             }
@@ -131,7 +131,7 @@ impl WorkloadApi {
                 }
                 Err(why) => {
                     let (uid, pid) = (caller.uid(), caller.pid());
-                    tracing::debug!(target: "workload_api", uid, pid, %why, "connection shed");
+                    tracing::debug!(target: "workload_api", uid, pid, %why, "connection refused");
                 }
             }
         }

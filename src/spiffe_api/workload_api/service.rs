@@ -109,7 +109,7 @@ impl SpiffeWorkloadApi for Service {
             }
             Ok(Response::new(JwtsvidResponse { svids }))
         };
-        let slow = |_| Status::unavailable(format!("the JWT-SVID was not issued in {FETCH:?}"));
+        let slow = |_| Status::unavailable(format!("the JWT-SVID was not issued within {FETCH:?}"));
         tokio::time::timeout(FETCH, fetch).await.map_err(slow)?
     }
 

@@ -7,9 +7,11 @@
 //! restarted) is looked for once more, then the handshake fails.
 //! Not here: certificates, which are read from files.
 
-mod module;
+#[cfg(feature = "pkcs11")]
 mod signing;
-mod token;
+#[cfg(not(feature = "pkcs11"))]
+#[path = "absent.rs"]
+mod signing;
 
 use std::{path::PathBuf, sync::Arc};
 

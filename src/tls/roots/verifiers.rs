@@ -80,8 +80,8 @@ impl Verifiers {
             let why = match (ended, early) {
                 (0, 0) => "they cannot be read",
                 (_, 0) => "they have expired",
-                (0, _) => "they are not valid yet by our clock",
-                _ => "some have expired, and the others are not valid yet by our clock",
+                (0, _) => "by this machine's clock they are not valid yet",
+                _ => "some have expired, and by this machine's clock the others are not valid yet",
             };
             return Err(format!("none of the trusted roots is valid now: {why}"));
         }

@@ -92,7 +92,10 @@ fn refused() {
     let cni = world.cni();
     let mut other = owned(&world);
     let why = world.adds(&cni, "db");
-    assert!(why.contains("what is not TCP is to be dropped, and cannot be"), "{why}");
+    assert!(
+        why.contains("traffic other than TCP cannot be dropped, which nonTcp requires"),
+        "{why}"
+    );
     assert!(!world.listens("db"));
     drop(other.stdin.take());
     other.wait().unwrap();

@@ -67,7 +67,7 @@ flush chain inet istio-ambient-nat istio-prerouting
 add rule inet istio-ambient-nat istio-prerouting ip daddr != 127.0.0.1 tcp dport != 15008 meta mark & 0xfff != 0x539 redirect to :15006
 ";
     nft(&world.netns("db"), without_ipv6);
-    world.lab.wait("named", || is_named(&world, "plaintext that arrives over IPv6 is refused"));
+    world.lab.wait("named", || is_named(&world, "inbound plaintext over IPv6 is refused"));
     assert!(!answers_at(&world, OVER_IPV6), "it does not pass by");
     assert!(!answers_at(&world, OVER_IPV4), "that goes to adit, which refuses it");
 

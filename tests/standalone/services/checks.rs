@@ -29,7 +29,7 @@ fn files_are_opened_as_a_start_would_open_them() {
         ("server.crt", "missing.crt".to_owned(), "missing.crt"),
         ("server.key", "missing.key".into(), "missing.key"),
         ("ca.crt", "missing.ca".into(), "missing.ca"),
-        ("server.key", "other.key".into(), "the private key is not that of the certificate"),
+        ("server.key", "other.key".into(), "the private key does not belong to the certificate"),
         (" },", crl + ",", "list.crl"),
         ("all: true", format!("policies: {}", world.file("none.yaml").display()), "none.yaml"),
         (
@@ -70,9 +70,9 @@ fn the_files_of_a_mesh_are_opened_too() {
     assert_eq!(code, 0, "{stderr}");
     for (was, is, says) in [
         ("web.crt", "missing.crt", "missing.crt"),
-        ("web.key", "other.key", "the private key is not that of the certificate"),
+        ("web.key", "other.key", "the private key does not belong to the certificate"),
         ("ca.crt", "other.crt", "mesh.yaml:2:"),
-        ("trustDomain: td", "trustDomain: other.td", "and the mesh file says other.td"),
+        ("trustDomain: td", "trustDomain: other.td", "but the mesh file says other.td"),
     ] {
         world.write("mesh.yaml", &mesh.replacen(was, is, 1));
         refused(&["check", path], says);
@@ -266,15 +266,18 @@ fn crls_and_roots_that_cannot_do_their_work_are_said() {
     let (faults, warnings) = with(&both, &current, "");
     assert!(faults.is_empty() && warnings.is_empty(), "{faults:?} {warnings:?}");
     let (faults, warnings) = with(&own, &current, "");
-    let by_nobody = "the CRL of CN=other is not by a known root";
+    let by_nobody = "the CRL of CN=other is not from a known root";
     assert!(faults.is_empty() && says(&warnings, by_nobody), "{faults:?} {warnings:?}");
     let (faults, _) = with(&both, &forged, "");
-    assert!(says(&faults, "is not signed by the authority of that name"), "{faults:?}");
+    assert!(
+        says(&faults, "is not signed with the key of the authority of that name"),
+        "{faults:?}"
+    );
     let of_stale = own.clone() + &stale_root.pem();
     let (faults, _) = with(&of_stale, &stale, "");
-    assert!(says(&faults, "the CRL of CN=stale is not current"), "{faults:?}");
+    assert!(says(&faults, "the CRL of CN=stale is out of date"), "{faults:?}");
     let (faults, warnings) = with(&of_stale, &stale, ", crl: { stale: warn }");
-    assert!(faults.is_empty() && says(&warnings, "is not current"), "{faults:?} {warnings:?}");
+    assert!(faults.is_empty() && says(&warnings, "is out of date"), "{faults:?} {warnings:?}");
     // Roots: leaves of somebody else's authority, beside one, and one that is its own.
     let leaf = std::fs::read_to_string(world.file("server.crt")).unwrap();
     let (faults, _) = with(&leaf, &current, "");
@@ -360,7 +363,7 @@ fn a_policy_that_never_matches_is_warned_of() {
         ),
         (
             format!("{{ rules: [{{ {principal}, to: [{{ operation: {{ ports: ['80'] }} }}] }}] }}"),
-            "p.yaml:2) is about other ports than 8443",
+            "p.yaml:2) never matches: it names other ports than 8443",
         ),
         (
             format!("{{ selector: {{ matchLabels: {{ a: b }} }}, rules: [{{ {principal} }}] }}"),

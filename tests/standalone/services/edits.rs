@@ -80,6 +80,7 @@ fn listeners(port: u16) -> Vec<String> {
 }
 
 #[test]
+#[cfg_attr(not(feature = "rego"), ignore = "needs the cargo feature rego")]
 fn a_service_stays_untouched_while_only_a_comment_or_another_service_is_edited() {
     let world = World::new();
     world.sign("a", "a", None);
@@ -375,7 +376,7 @@ fn a_unix_socket_that_the_next_process_does_not_have_goes_at_the_takeover() {
     old.wait("another process has taken over");
     assert_eq!(old.ends().code(), Some(0));
     assert!(stays.exists(), "it is the next process's");
-    assert!(!goes.exists(), "nobody listens there");
+    assert!(!goes.exists(), "no process is listening there");
     assert_eq!(new.stop(), 0);
     assert!(!stays.exists());
 }

@@ -6,6 +6,7 @@ mod counted;
 mod edits;
 mod files;
 mod policies;
+#[cfg(feature = "rego")]
 mod rego;
 mod targets;
 mod words;

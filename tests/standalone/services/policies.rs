@@ -135,7 +135,7 @@ fn flags_name_the_file_and_its_faults_stop_the_start() {
     assert!(code == 1 && stderr.contains("about HTTP"), "{code} {stderr}");
     world.write("p.yaml", &policy("p", "DENY", "namespaces: [shop]"));
     let (code, _, stderr) = run(&args);
-    assert!(code == 1 && stderr.contains("--allow-all admits those"), "{code} {stderr}");
+    assert!(code == 1 && stderr.contains("--allow-all allows those"), "{code} {stderr}");
 }
 
 #[test]

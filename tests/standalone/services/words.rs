@@ -13,7 +13,7 @@ fn a_handshake_that_fails_says_why_and_whom_the_certificate_names() {
     let mut adit = Proxy::start(&world, &world.server("s", port, db.addr, "allow: { all: true }"));
     for (name, named) in [("app", "spiffe://other.td/ns/a/sa/b"), ("plain", "CN=somebody")] {
         assert!(other.call(name, port).is_err());
-        let line = adit.wait("is not by the key that it should be by");
+        let line = adit.wait("does not match its key");
         assert!(line.contains("(BadSignature)"), "{line}");
         assert!(line.contains("its certificate names") && line.contains(named), "{line}");
     }

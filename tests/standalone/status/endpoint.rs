@@ -227,7 +227,7 @@ fn the_last_descriptors_are_for_status_and_reload() {
     assert!(limited.is_ok_and(|s| s.success()), "`prlimit` of the package util-linux runs");
     let open = || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
     let _silent: Vec<_> = (0..300).map(|_| TcpStream::connect(listen).unwrap()).collect();
-    adit.logs("accept failed, backing off");
+    adit.logs("accept failed; trying again after a pause");
     let full = open();
     assert!((200..=240).contains(&full), "{full} descriptors are taken");
     let _asking: Vec<_> = (0..30).map(|_| TcpStream::connect(at).unwrap()).collect();

@@ -164,7 +164,7 @@ fn a_successor_that_fails_changes_nothing() {
     std::fs::write(pki.path("bad.key"), "nonsense").unwrap();
     let bad: Vec<String> = args.iter().map(|a| a.replace("server.key", "bad.key")).collect();
     assert_eq!(start(&bad).ends().code(), Some(1));
-    old.logs("a process asked to take over and did not");
+    old.logs("a process asked to take over, but did not");
     assert!(old.runs());
     connect(&pki, listen).unwrap();
     let mut good = start(&args);

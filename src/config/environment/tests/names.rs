@@ -14,10 +14,10 @@ fn what_is_known_and_not_honoured_is_warned_about() {
         ("AUTHZ_POLICY_INFO_LOGGING", "yes"),
     ]);
     let says = [
-        "LOCAL_XDS is not read",
-        "TLS12_ENABLED=true: TLS 1.2 is not",
-        "LOG_FORMAT=\"yaml\": lines are plain; it takes plain or json",
-        "AUTHZ_POLICY_INFO_LOGGING=\"yes\": as if false; it takes true or false",
+        "LOCAL_XDS is ignored",
+        "TLS12_ENABLED=true: ignored: proxies speak TLS 1.3",
+        "LOG_FORMAT=\"yaml\": must be plain or json; using plain",
+        "AUTHZ_POLICY_INFO_LOGGING=\"yes\": must be true or false; using false",
     ];
     assert_eq!(read.warnings.len(), says.len(), "{:?}", read.warnings);
     for (warning, says) in read.warnings.iter().zip(says) {
@@ -60,7 +60,7 @@ fn names_that_nobody_knows_are_warned_about() {
     ] {
         let warnings = read(&[(name, "1")]).warnings;
         let meant = meant.map_or(String::new(), |meant| format!("; did you mean {meant}?"));
-        assert_eq!(warnings, [format!("{name} is not a variable that adit knows{meant}")]);
+        assert_eq!(warnings, [format!("adit does not know the variable {name}{meant}")]);
     }
 }
 

@@ -37,7 +37,7 @@ pub(crate) fn tokens(
     match id {
         _ if svids.is_empty() => Err(unusable("it has no JWT-SVID".into())),
         Some(id) if svids.iter().any(|svid| svid.id != *id) => {
-            Err(unusable(format!("it has a JWT-SVID of another than {id}")))
+            Err(unusable(format!("it has a JWT-SVID of an identity other than {id}")))
         }
         _ => Ok(svids),
     }
@@ -48,7 +48,7 @@ pub(super) fn x509_context(message: X509svidResponse) -> Result<X509Context, Cli
         return Err(unusable("it has no SVID (Workload API §5.2.1)".into()));
     }
     if message.svids.len() > MOST {
-        return Err(unusable(format!("it has {} SVIDs", message.svids.len())));
+        return Err(unusable(format!("it has {} SVIDs, the limit is {MOST}", message.svids.len())));
     }
     let mut bundles = bundle_set(message.federated_bundles)?;
     let mut svids = Vec::with_capacity(message.svids.len());
@@ -74,10 +74,10 @@ fn x509_svid(
     let leaf_der = chain.first().ok_or("it has no certificate")?;
     let leaf = parse_leaf(leaf_der).map_err(|e: SvidError| e.to_string())?;
     if leaf.id != *id {
-        return Err(format!("its certificate is of {}", leaf.id));
+        return Err(format!("its certificate is for {}", leaf.id));
     }
     if !key_matches(leaf_der, &key) {
-        return Err("its key is not a PKCS#8 key of its certificate".into());
+        return Err("its key is not PKCS#8, or does not belong to its certificate".into());
     }
     Ok(X509Svid::of(leaf, chain, key))
 }
@@ -102,14 +102,18 @@ pub(crate) fn certificates(
     let mut all = Vec::new();
     while !der.is_empty() {
         let (rest, _) = X509Certificate::from_der(der)
-            .map_err(|e| format!("certificate {} of the list is broken: {e}", all.len() + 1))?;
+            .map_err(|e| format!("certificate {} of the list is damaged: {e}", all.len() + 1))?;
         if all.len() == most {
             return Err(format!("more than {most} certificates"));
         }
         all.push(CertificateDer::from(der[..der.len() - rest.len()].to_vec()));
         der = rest;
     }
-    if all.is_empty() { Err("no certificate where one must be".into()) } else { Ok(all) }
+    if all.is_empty() {
+        Err("a field that must contain a certificate is empty".into())
+    } else {
+        Ok(all)
+    }
 }
 
 pub(super) fn bundle_set(

@@ -16,10 +16,10 @@ pub enum ClientError {
     #[error("the server ended the stream")]
     Ended,
     /// The answer breaks a rule, and all of it is discarded (Workload API §4.5).
-    #[error("the answer is not used: {0}")]
+    #[error("the answer was rejected: {0}")]
     Unusable(String),
     /// No answer in time.
-    #[error("no answer in {0:?}")]
+    #[error("no answer within {0:?}")]
     Slow(Duration),
 }
 

@@ -95,13 +95,13 @@ fn a_header_block_has_an_end() {
         0 => frame(kind::HEADERS, 0, 1, &[]),
         _ => frame(kind::CONTINUATION, 0, 1, &[]),
     };
-    calmed("a header block without end", more);
-    calmed("a header block without end", |_, n| {
+    calmed("a header block that does not end", more);
+    calmed("a header block that does not end", |_, n| {
         assert!(n < 4);
         let kind = if n == 0 { kind::HEADERS } else { kind::CONTINUATION };
         frame(kind, 0, 1, &[0; 16_384])
     });
-    calmed("header blocks that unpack to too much", |_, n| {
+    calmed("header blocks that are too large when unpacked", |_, n| {
         headers(1, 2 * n + 1, &[CONNECT, &[("x", &"y".repeat(16_300))]].concat()[..])
     });
 }
@@ -133,7 +133,7 @@ fn an_hpack_bomb_is_paid_for_by_what_it_unpacks_to() {
             end.take_control();
             frame(kind::HEADERS, flag::END_HEADERS | 1, 2 * n + 1, &bomb)
         };
-        calmed("header blocks that unpack to too much", nth);
+        calmed("header blocks that are too large when unpacked", nth);
         assert!(frames < 10, "{frames}");
     }
 }
@@ -149,12 +149,15 @@ fn a_peer_that_never_reads_is_cut_off() {
     };
     let ping = frame(kind::PING, 0, 0, &[0; 8]);
     let failure = flood(Role::Server, limits, |_, _| ping.clone());
-    assert_eq!(failure.why, "asks much and reads no answer");
+    assert_eq!(failure.why, "sends many requests and reads no answers");
     let only_data = |end: &mut Http2, n: u32| {
         end.release(1, 100, || 0);
         if n == 0 { connect(1) } else { data(0, 1, &[0; 100]) }
     };
-    assert_eq!(flood(Role::Server, limits, only_data).why, "asks much and reads no answer");
+    assert_eq!(
+        flood(Role::Server, limits, only_data).why,
+        "sends many requests and reads no answers"
+    );
 }
 
 #[test]

@@ -201,7 +201,7 @@ fn s6_2_and_6_10_headers() {
         ("too much padding", head(4 | flag::PADDED, &[3, 1, 1]), bad),
         ("no padding length", head(4 | flag::PADDED, &[]), Fail(C::FRAME_SIZE_ERROR)),
         ("no room for a priority", head(4 | flag::PRIORITY, &[0; 4]), Fail(C::FRAME_SIZE_ERROR)),
-        ("CONTINUATION of nothing", more(4, 3, &[]), bad),
+        ("CONTINUATION without HEADERS", more(4, 3, &[]), bad),
         ("CONTINUATION on stream 0", more(4, 0, &[]), bad),
         (
             "CONTINUATION of a whole block",

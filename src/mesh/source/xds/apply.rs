@@ -101,7 +101,7 @@ fn policy(resource: &Upserted) -> Result<Policy, String> {
     let policy = authorization::decode(message).map_err(|e| e.to_string())?;
     match policy.key() {
         key if *key == *resource.name => Ok(policy),
-        key => Err(format!("is the policy {key}, under another name")),
+        key => Err(format!("is the policy {key}, under another resource name")),
     }
 }
 

@@ -59,13 +59,13 @@ impl fmt::Display for Place {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ValueFault {
     /// Perhaps of a kind that came later.
-    #[error("a string match says neither exact, prefix, suffix nor presence")]
+    #[error("a string match has none of exact, prefix, suffix and presence")]
     Text,
     /// Neither IPv4 nor IPv6.
-    #[error("an address has 4 or 16 bytes, not {0}")]
+    #[error("an address has {0} bytes; expected 4 or 16")]
     Address(usize),
     /// Longer than the address.
-    #[error("{ip} has no prefix of {length} bits")]
+    #[error("a prefix of {length} bits is too long for {ip}")]
     Prefix {
         /// Of the block.
         ip: IpAddr,

@@ -205,8 +205,8 @@ impl Driver {
             return;
         }
         let meanwhile = match self.status.borrow().is_synced {
-            true => "the mesh stays as it was last",
-            false => "no mesh is known yet, so no pod is carried",
+            true => "keeping the last known mesh",
+            false => "no mesh is known yet, so no pod is attached",
         };
         tracing::warn!(
             target: "xds", server = self.config.server.address, error = why,
@@ -260,7 +260,7 @@ impl Driver {
             None => String::new(),
         };
         if !why.is_empty() {
-            tracing::warn!(target: "xds", why, "all resources are requested again");
+            tracing::warn!(target: "xds", why, "requesting all resources again");
         }
         self.status.send_modify(|status| status.left_out = left_out);
     }
@@ -285,7 +285,7 @@ impl Driver {
             };
             if let Some(request) = request {
                 let sent = timeout(SEND, stream.requests.send(request)).await;
-                let late = || Status::deadline_exceeded("it reads no requests");
+                let late = || Status::deadline_exceeded("it does not read requests");
                 sent.map_err(|_| Some(late()))?.map_err(|_| None)?;
             }
         }
@@ -319,7 +319,10 @@ impl Driver {
         let (delta, pending) = match received.map_err(|e| Some(Status::internal(e.to_string())))? {
             Received::Delta(delta, pending) => (delta, pending),
             Received::Unknown(ack) => {
-                tracing::warn!(target: "xds", type_url = named, "ignored a type nobody asked for");
+                tracing::warn!(
+                    target: "xds", type_url = named,
+                    "ignored resources of a type that was not requested"
+                );
                 return Ok(ack);
             }
         };
@@ -334,7 +337,7 @@ impl Driver {
             let resource = short(name);
             tracing::warn!(
                 target: "xds", kind = type_url.name(), resource, error = reason,
-                "rejected a resource; keeping its last good version"
+                "resource rejected; keeping the previous version"
             );
         }
         for (key, answer) in applied.answered {
@@ -350,7 +353,10 @@ impl Driver {
             status.is_synced |= is_answered;
         });
         if is_answered && self.told.is_some() {
-            tracing::info!(target: "xds", server = self.config.server.address, "control plane is back");
+            tracing::info!(
+                target: "xds", server = self.config.server.address,
+                "control plane reachable again"
+            );
             self.told = None;
         }
         Ok(applied.request)

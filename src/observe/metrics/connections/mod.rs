@@ -53,7 +53,8 @@ impl ConnectionMetrics {
         let of_open = |name: &str, help: &str| counters(registry, name, help, open);
         let overflowed = IntCounter::new(
             "adit_metric_overflow_total",
-            "Connections counted under the overflow labels, as the series limit was reached",
+            "Connections counted under the overflow labels, because the limit of series was \
+             reached",
         )?;
         Ok(Self {
             opened: of_open("istio_tcp_connections_opened_total", "Connections opened")?,
@@ -62,8 +63,8 @@ impl ConnectionMetrics {
                 "istio_tcp_connections_failed_total",
                 "Connections that ended with a failure (unstable)",
             )?,
-            received: of_open("istio_tcp_received_bytes_total", "Bytes client to server")?,
-            sent: of_open("istio_tcp_sent_bytes_total", "Bytes server to client")?,
+            received: of_open("istio_tcp_received_bytes_total", "Bytes from client to server")?,
+            sent: of_open("istio_tcp_sent_bytes_total", "Bytes from server to client")?,
             overflowed: registered(registry, overflowed)?,
             known: Mutex::default(),
             ended: Mutex::default(),

@@ -171,7 +171,7 @@ async fn exchange(
         true => received.await, // there may be nothing to say for days
         false => timeout(SILENT_FOR, received)
             .await
-            .map_err(|_| End::Lost(format!("it said nothing for {} s", SILENT_FOR.as_secs())))?,
+            .map_err(|_| End::Lost(format!("it sent nothing for {} s", SILENT_FOR.as_secs())))?,
     };
     let (answer, ends) = match received {
         Ok((bytes, fd)) => match session.read(&room[..bytes], fd) {
@@ -187,7 +187,7 @@ async fn exchange(
     say(socket, &session::acknowledgement(told)).await?;
     match answer {
         Err(Refused(why)) if ends => return Err(End::Lost(why)),
-        Err(Refused(why)) => tracing::warn!(why, "what istio-cni asked for was refused"),
+        Err(Refused(why)) => tracing::warn!(why, "a request of istio-cni was refused"),
         Ok(()) => {}
     }
     Ok(())
@@ -204,13 +204,13 @@ async fn announce(to: &mpsc::Sender<Announcement>, event: PodEvent) -> Result<An
         Ok(()) => {}
         Err(SendTimeoutError::Closed(_)) => return Err(End::Unheard),
         Err(SendTimeoutError::Timeout(_)) => {
-            return Err(End::Lost("adit is too busy to hear of pods".to_owned()));
+            return Err(End::Lost("adit is too busy to take announcements of pods".to_owned()));
         }
     }
     Ok(match timeout_at(until, answered).await {
-        Ok(answer) => answer.unwrap_or_else(|_| Err(Refused("adit stops".to_owned()))),
+        Ok(answer) => answer.unwrap_or_else(|_| Err(Refused("adit is shutting down".to_owned()))),
         Err(_) => Err(Refused(format!(
-            "this takes longer than {} s; adit goes on with it",
+            "this takes longer than {} s; adit continues with it",
             ANSWER_WITHIN.as_secs_f32()
         ))),
     })
@@ -228,8 +228,8 @@ async fn say(socket: &SeqPacket, words: &[u8]) -> Result<(), End> {
 fn unconnected(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "no such file".to_owned(),
-        io::ErrorKind::ConnectionRefused => "nobody listens there".to_owned(),
-        io::ErrorKind::WouldBlock => "it takes no more connections now".to_owned(),
+        io::ErrorKind::ConnectionRefused => "no process is listening there".to_owned(),
+        io::ErrorKind::WouldBlock => "it accepts no more connections now".to_owned(),
         _ => error.to_string(),
     }
 }

@@ -38,7 +38,7 @@ pub(super) enum Fault {
     #[error("the message cannot be read: {0}")]
     Unreadable(#[from] prost::DecodeError),
     /// It is of a kind that did not exist when this was written.
-    #[error("the message is none of add, keep, del and snapshot_sent")]
+    #[error("the message is not an add, keep, del or snapshot_sent")]
     Unknown,
     /// Only a snapshot keeps pods.
     #[error("keep after the snapshot")]
@@ -47,7 +47,7 @@ pub(super) enum Fault {
     #[error("a second snapshot_sent")]
     SecondSnapshot,
     /// Only an add has one.
-    #[error("a descriptor with a message that is no add")]
+    #[error("a file descriptor came with a message that is not an add")]
     Descriptor,
     /// Nothing can be done for such a pod.
     #[error("add of pod {0} without the descriptor of its network namespace")]
@@ -56,7 +56,7 @@ pub(super) enum Fault {
     #[error("add of pod {0} without workload_info")]
     NoInfo(String),
     /// There can be no such pod.
-    #[error("{field} {value:?} is no name in Kubernetes")]
+    #[error("{field} {value:?} is not a valid Kubernetes name")]
     Name {
         /// Of the message.
         field: &'static str,
@@ -175,7 +175,7 @@ pub(super) fn hello() -> Vec<u8> {
 /// The answer to one message: done, or why not.
 pub(super) fn acknowledgement(done: Result<(), &str>) -> Vec<u8> {
     let error = done.err().map(|why| match why.is_empty() {
-        true => "no reason is known", // empty says that all is well
+        true => "no reason given", // empty says that all is well
         false => beginning(why),
     });
     let ack = Ack { error: error.unwrap_or_default().to_owned() };

@@ -200,7 +200,7 @@ fn another_network_is_reached_through_its_gateway_with_hbone_in_hbone() {
         "DOUBLE 192.0.2.9:15008 | api.shop:80 | east | api"
     );
     let lost = mesh(vec![far(by_address("far", "192.0.2.8"))], vec![api()]);
-    let none = "far is in network \"far\", and no gateway to it is known";
+    let none = "far is in network \"far\", and no gateway to that network is known";
     assert_eq!(route(&lost, "web", "10.9.0.2:80"), none);
     let bare = mesh(vec![far(None)], vec![api()]);
     assert_eq!(

@@ -79,7 +79,8 @@ pub(in crate::roles::standalone) async fn exchange(
     if !url.tls {
         return ask(url, tcp, method, body).await;
     }
-    let tls = tls.ok_or_else(|| format!("{url}: no roots to check its certificate against"))?;
+    let tls =
+        tls.ok_or_else(|| format!("{url}: there are no roots to check its certificate with"))?;
     let name = ServerName::try_from(url.host.clone()).map_err(|e| format!("{url}: {e}"))?;
     let stream = TlsConnector::from(tls).connect(name, tcp).await;
     let stream = stream.map_err(|e| format!("{url}: {}", stream_words(&e)))?;

@@ -134,7 +134,9 @@ fn holder(conn: &LiveConn) -> HolderView {
 /// One line on it, for the service manager.
 pub(super) fn one_line(status: &Status) -> String {
     let live = status.telemetry.live.all();
-    let Some(oldest) = live.first() else { return "draining: the last connections end".into() };
+    let Some(oldest) = live.first() else {
+        return "draining: waiting for the last connections".into();
+    };
     let id = oldest.metadata(|f| match oldest.direction {
         Direction::Inbound => f.src.id.as_ref().map(ToString::to_string),
         Direction::Outbound => f.dst.id.as_ref().map(ToString::to_string),

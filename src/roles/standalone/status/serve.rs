@@ -145,7 +145,10 @@ fn exposition(status: &Status) -> Answer {
 
 fn shut_down(status: &Status) -> Answer {
     if !status.config.shutdown {
-        return http::text(StatusCode::METHOD_NOT_ALLOWED, "--enable-shutdown allows it\n");
+        return http::text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "start adit with --enable-shutdown to allow it\n",
+        );
     }
     tracing::info!("shutdown was requested on the status address");
     status.shutdown.cancel();

@@ -57,7 +57,7 @@ impl KeyPairFiles {
         match chain.first().is_some_and(|leaf| key_matches(leaf, &key)) {
             true => Ok(()),
             false => {
-                let why = "the private key is not that of the certificate";
+                let why = "the private key does not belong to the certificate";
                 Err(key_files::at(&self.certificate, why))
             }
         }

@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 
 pub use config::{BundleEndpoint, KeyPairFiles, Oidc, Proof, ServeConfig};
 pub use oidc::{InvalidIssuer, Issuer};
-use proof::{Shown, WITHIN};
+use proof::{EndpointCredentials, WITHIN};
 
 use super::error::FetchError;
 use crate::{
@@ -54,7 +54,7 @@ const LIMITS: Limits =
 
 /// What there is to be read.
 struct Site {
-    shown: Shown,
+    shown: EndpointCredentials,
     svids: Arc<Svids>,
     own: TrustDomain,
     pages: BundlePages,
@@ -82,8 +82,8 @@ pub async fn serve(
     if let Some(endpoint) = &config.bundle {
         let what = "the bundle endpoint";
         let shown = match &endpoint.proof {
-            Proof::Web(files) => Shown::files(files),
-            Proof::Spiffe(id) => Ok(Shown::svid(svids, id)),
+            Proof::Web(files) => EndpointCredentials::files(files),
+            Proof::Spiffe(id) => Ok(EndpointCredentials::svid(svids, id)),
         };
         let shown = shown.map_err(|source| ServeError::Certificate { what, source })?;
         let site = site(shown, BundlePages::Bundle { path: endpoint.path.clone() });
@@ -92,7 +92,10 @@ pub async fn serve(
     }
     if let Some(oidc) = &config.oidc {
         let what = "the OIDC endpoint";
-        let shown = oidc.certificate.as_ref().map_or(Ok(Shown::Nothing), Shown::files);
+        let shown = oidc
+            .certificate
+            .as_ref()
+            .map_or(Ok(EndpointCredentials::Nothing), EndpointCredentials::files);
         let shown = shown.map_err(|source| ServeError::Certificate { what, source })?;
         let site = site(shown, BundlePages::Oidc { issuer: oidc.issuer.clone() });
         let listener = listen(what, oidc.listen, listeners).await?;
@@ -111,7 +114,7 @@ async fn listen(
 ) -> Result<PausedListener, ServeError> {
     let listener = listeners.tcp(listen, TcpListener::bind(listen)).await;
     let listener = listener.map_err(|source| ServeError::Listen { what, listen, source })?;
-    tracing::info!(target: "federation", %listen, "{what} is served");
+    tracing::info!(target: "federation", %listen, "serving {what}");
     Ok((listener, Arc::clone(listeners)))
 }
 

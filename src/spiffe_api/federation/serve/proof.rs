@@ -31,7 +31,7 @@ pub(super) const WITHIN: Duration = Duration::from_secs(10);
 /// How often files are looked at, at most.
 const LOOK: Duration = Duration::from_secs(1);
 
-pub(super) enum Shown {
+pub(super) enum EndpointCredentials {
     Nothing,
     Files { files: KeyPairFiles, held: Mutex<FromFiles> },
     Svid { held: Mutex<Option<(Arc<X509Svid>, Arc<ServerConfig>)>> },
@@ -43,7 +43,7 @@ pub(super) struct FromFiles {
     looked: Instant,
 }
 
-impl Shown {
+impl EndpointCredentials {
     /// Reads the files.
     pub(super) fn files(files: &KeyPairFiles) -> Result<Self, FetchError> {
         let paths = vec![files.certificate.clone(), files.private_key.clone()];
@@ -119,7 +119,7 @@ fn read(files: &KeyPairFiles) -> Result<Arc<ServerConfig>, FetchError> {
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.pkcs8()));
     config(chain, &key).map_err(|e| {
         let why = match e {
-            rustls::Error::InconsistentKeys(_) => "is not the private key of the certificate",
+            rustls::Error::InconsistentKeys(_) => "does not belong to the certificate",
             _ => "cannot be used for TLS together with the certificate",
         };
         FetchError::file(&files.private_key, why)

@@ -19,13 +19,13 @@ fn entry(text: &str) -> Entry {
     Entry { id, hint: hint.into(), selectors }
 }
 
-fn pod(uid: &str, netns: u64) -> CarriedPod {
+fn pod(uid: &str, netns: u64) -> AttachedPod {
     let id = format!("spiffe://td/ns/{}", uid.replace('/', "/sa/")).parse().unwrap();
-    CarriedPod { uid: uid.into(), id, netns: (4, netns) }
+    AttachedPod { uid: uid.into(), id, netns: (4, netns) }
 }
 
 /// What is given, as `path#hint@held`.
-fn given(entries: &[&str], caller: &Facts) -> Vec<String> {
+fn given(entries: &[&str], caller: &CallerFacts) -> Vec<String> {
     let registered = Registrations {
         pods: vec![pod("shop/web", 1), pod("shop/db", 2)],
         entries: entries.iter().map(|e| entry(e)).collect(),
@@ -40,11 +40,12 @@ fn given(entries: &[&str], caller: &Facts) -> Vec<String> {
 
 #[test]
 fn who_gets_what() {
-    let nobody = Facts { uid: 1000, gid: 100, ..Facts::default() };
-    let tool = Facts { path: Some("/bin/tool".into()), netns: Some((4, 9)), ..nobody.clone() };
-    let web = Facts { netns: Some((4, 1)), ..nobody.clone() };
-    let kube = Facts { pod_uid: Some("1234".into()), ..nobody.clone() };
-    let rows: &[(&str, &[&str], &Facts, &[&str])] = &[
+    let nobody = CallerFacts { uid: 1000, gid: 100, ..CallerFacts::default() };
+    let tool =
+        CallerFacts { path: Some("/bin/tool".into()), netns: Some((4, 9)), ..nobody.clone() };
+    let web = CallerFacts { netns: Some((4, 1)), ..nobody.clone() };
+    let kube = CallerFacts { pod_uid: Some("1234".into()), ..nobody.clone() };
+    let rows: &[(&str, &[&str], &CallerFacts, &[&str])] = &[
         ("nothing registered", &[], &nobody, &[]),
         ("an entry without selectors is for nobody", &["a"], &nobody, &[]),
         ("user", &["a uid=1000", "b uid=1001"], &nobody, &["/a#@"]),
@@ -54,7 +55,12 @@ fn who_gets_what() {
         ("path", &["a path=/bin/tool", "b path=/bin/too"], &tool, &["/a#@"]),
         ("an executable that is not known", &["a path=/bin/tool"], &nobody, &[]),
         ("pod of this node", &[], &web, &["/ns/shop/sa/web#@shop/web"]),
-        ("another device, same number", &[], &Facts { netns: Some((5, 1)), ..web.clone() }, &[]),
+        (
+            "another device, same number",
+            &[],
+            &CallerFacts { netns: Some((5, 1)), ..web.clone() },
+            &[],
+        ),
         (
             "own identity first, the file's order then",
             &["b uid=1000 hint=two", "a uid=1000 hint=one"],

@@ -23,7 +23,7 @@ pub(super) const MAX_LIST: usize = 10_000;
 pub(super) fn text(field: &str, text: String) -> Checked<Arc<str>> {
     match text.len() {
         0..=MAX_TEXT => Ok(text.into()),
-        length => Err(format!("{field} has {length} bytes, more than {MAX_TEXT}")),
+        length => Err(format!("{field} has {length} bytes, the limit is {MAX_TEXT}")),
     }
 }
 
@@ -36,7 +36,7 @@ pub(super) fn if_any(field: &str, given: String) -> Checked<Option<Arc<str>>> {
 pub(super) fn list<T>(field: &str, all: Vec<T>) -> Checked<Vec<T>> {
     match all.len() {
         0..=MAX_LIST => Ok(all),
-        length => Err(format!("{field} has {length} entries, more than {MAX_LIST}")),
+        length => Err(format!("{field} has {length} entries, the limit is {MAX_LIST}")),
     }
 }
 
@@ -52,7 +52,7 @@ pub(super) fn ip(field: &str, bytes: &[u8]) -> Checked<IpAddr> {
 }
 
 pub(super) fn port(field: &str, port: u32) -> Checked<u16> {
-    u16::try_from(port).map_err(|_| format!("{field} has port {port}"))
+    u16::try_from(port).map_err(|_| format!("{field} has the port {port}, which is not 1 to 65535"))
 }
 
 pub(super) fn ports(field: &str, all: Vec<Port>) -> Checked<Vec<ServicePort>> {

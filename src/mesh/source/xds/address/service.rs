@@ -14,9 +14,9 @@ use crate::{
 
 pub(super) fn service(name: &str, sent: Sent) -> Checked<Service> {
     let (namespace, hostname) =
-        service_key(name).ok_or("the name of its resource is not namespace/hostname")?;
+        service_key(name).ok_or("its resource name is not NAMESPACE/HOSTNAME")?;
     if (namespace, hostname) != (&*sent.namespace, &*sent.hostname) {
-        return Err("its namespace and hostname are not the name of its resource".into());
+        return Err("its namespace and hostname differ from its resource name".into());
     }
     let (mut vips, mut cidr_vips) = (Vec::new(), Vec::new());
     for sent in list("addresses", sent.addresses)? {
@@ -54,7 +54,8 @@ pub(super) fn service(name: &str, sent: Sent) -> Checked<Service> {
 }
 
 fn weighted_waypoint(sent: WeightedWaypoint) -> Checked<(Arc<crate::mesh::Gateway>, u32)> {
-    let destination = sent.destination.ok_or("weighted_waypoints has one without destination")?;
+    let destination =
+        sent.destination.ok_or("an entry of weighted_waypoints has no destination")?;
     Ok((gateway("weighted_waypoints", destination)?, sent.weight))
 }
 

@@ -208,17 +208,17 @@ fn a_workload_that_cannot_be_had_whole_is_refused_with_the_reason() {
     type Change = fn(&mut SentWorkload);
     let port = |service_port, target_port| Port { service_port, target_port, app_protocol: 0 };
     let rows: [(&str, Change); 15] = [
-        ("its uid is not the name", |w| w.uid = "other".into()),
+        ("its uid differs from its resource name", |w| w.uid = "other".into()),
         ("addresses has an address of 5 bytes", |w| w.addresses = vec![vec![0; 5]]),
         ("LEGACY_ISTIO_MTLS is not supported", |w| w.tunnel_protocol = 2),
         ("tunnel_protocol has the value 3", |w| w.tunnel_protocol = 3),
         ("trust_domain", |w| w.trust_domain = "Not A Domain".into()),
-        ("make no SPIFFE ID", |w| w.service_account = "a/b".into()),
-        ("make no SPIFFE ID", |w| w.namespace = String::new()),
+        ("do not make a valid SPIFFE ID", |w| w.service_account = "a/b".into()),
+        ("do not make a valid SPIFFE ID", |w| w.namespace = String::new()),
         ("status has the value 2", |w| w.status = 2),
         ("network_mode has the value 9", |w| w.network_mode = 9),
         ("waypoint has no destination", |w| w.waypoint = Some(gateway_at(None, 1))),
-        ("network_gateway has port 70000", |w| {
+        ("network_gateway has the port 70000", |w| {
             let destination = Some(Destination::Address(at(&[1, 1, 1, 1], None)));
             w.network_gateway = Some(gateway_at(destination, 70_000));
         }),
@@ -240,7 +240,7 @@ fn a_workload_that_cannot_be_had_whole_is_refused_with_the_reason() {
     let wrong = decode_workload(|w| {
         drop(w.services.insert("ns/a.test".into(), PortList { ports: vec![port(80, 70_000)] }));
     });
-    assert!(wrong.unwrap_err().contains("services has port 70000"));
+    assert!(wrong.unwrap_err().contains("services has the port 70000"));
     let unknown = decode_workload(|w| w.workload_type = 77).unwrap();
     assert_eq!(unknown.template.app.kind, WorkloadKind::Deployment, "it is only told");
 }
@@ -249,11 +249,11 @@ fn a_workload_that_cannot_be_had_whole_is_refused_with_the_reason() {
 fn a_service_that_cannot_be_had_whole_is_refused_with_the_reason() {
     type Change = fn(&mut SentService);
     let rows: [(&str, Change); 9] = [
-        ("are not the name of its resource", |s| s.hostname = "other.test".into()),
+        ("differ from its resource name", |s| s.hostname = "other.test".into()),
         ("addresses has an address of 0 bytes", |s| s.addresses = vec![at(&[], None)]),
         ("a prefix that does not fit", |s| s.addresses = vec![at(&[10, 0, 0, 1], Some(33))]),
         ("waypoint has no destination", |s| s.waypoint = Some(gateway_at(None, 1))),
-        ("has one without destination", |s| {
+        ("has no destination", |s| {
             s.weighted_waypoints = vec![WeightedWaypoint { destination: None, weight: 1 }];
         }),
         ("an unspecified scope", |s| {

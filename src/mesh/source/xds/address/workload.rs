@@ -19,7 +19,7 @@ use crate::{
 
 pub(super) fn workload(name: &Arc<str>, mut sent: Sent) -> Checked<Workload> {
     if sent.uid != **name {
-        return Err("its uid is not the name of its resource".into());
+        return Err("its uid differs from its resource name".into());
     }
     let addresses = list("addresses", std::mem::take(&mut sent.addresses))?;
     let addresses = addresses.iter().map(|bytes| ip("addresses", bytes)).collect::<Checked<_>>()?;
@@ -83,8 +83,9 @@ fn id(sent: &Sent) -> Checked<SpiffeId> {
     let domain = given(&sent.trust_domain, "cluster.local");
     let domain: TrustDomain = domain.parse().map_err(|e| format!("trust_domain: {e}"))?;
     let account = given(&sent.service_account, "default");
-    SpiffeId::for_service_account(&domain, &sent.namespace, &account)
-        .map_err(|e| format!("its namespace and service account make no SPIFFE ID: {e}"))
+    SpiffeId::for_service_account(&domain, &sent.namespace, &account).map_err(|e| {
+        format!("its namespace and service account do not make a valid SPIFFE ID: {e}")
+    })
 }
 
 /// A sidecar's own mTLS is refused, as ztunnel does, and not taken for plain TCP: where the last
@@ -121,12 +122,12 @@ fn app_tunnel(sent: ApplicationTunnel) -> Checked<AppTunnel> {
 
 fn memberships(sent: std::collections::HashMap<String, PortList>) -> Checked<Arc<[Membership]>> {
     if sent.len() > MAX_LIST {
-        return Err(format!("services has {} entries, more than {MAX_LIST}", sent.len()));
+        return Err(format!("services has {} entries, the limit is {MAX_LIST}", sent.len()));
     }
     let one = |(key, sent): (String, PortList)| {
         let key = text("services", key)?;
         let (namespace, hostname) =
-            service_key(&key).ok_or("services has a key that is not namespace/hostname")?;
+            service_key(&key).ok_or("services has a key that is not NAMESPACE/HOSTNAME")?;
         let ports = ports("services", sent.ports)?.into();
         Ok(Membership { namespace: namespace.into(), hostname: hostname.into(), ports })
     };

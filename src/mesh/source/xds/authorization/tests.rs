@@ -115,20 +115,20 @@ fn what_cannot_be_read_is_refused_with_its_place() {
         (proto::Authorization { action: 2, ..of(base()) }, "action 2 is not known"),
         (
             of(proto::Match { principals: vec![Default::default()], ..base() }),
-            "rules[0].clauses[1].matches[0].principals: a string match says neither exact, prefix, \
-             suffix nor presence",
+            "rules[0].clauses[1].matches[0].principals: a string match has none of exact, prefix, \
+             suffix and presence",
         ),
         (
             of(proto::Match { source_ips: vec![address(&[10, 0, 0], 8)], ..base() }),
-            "rules[0].clauses[1].matches[0].sourceIps: an address has 4 or 16 bytes, not 3",
+            "rules[0].clauses[1].matches[0].sourceIps: an address has 3 bytes; expected 4 or 16",
         ),
         (
             of(proto::Match { not_source_ips: vec![address(&[10, 0, 0, 0], 33)], ..base() }),
-            "rules[0].clauses[1].matches[0].notSourceIps: 10.0.0.0 has no prefix of 33 bits",
+            "rules[0].clauses[1].matches[0].notSourceIps: a prefix of 33 bits is too long for 10.0.0.0",
         ),
         (
             of(proto::Match { destination_ips: vec![address(&[0; 16], 264)], ..base() }),
-            "rules[0].clauses[1].matches[0].destinationIps: :: has no prefix of 264 bits",
+            "rules[0].clauses[1].matches[0].destinationIps: a prefix of 264 bits is too long for ::",
         ),
         (
             of(proto::Match { not_destination_ports: vec![80, 65_616], ..base() }),

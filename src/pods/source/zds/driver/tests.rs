@@ -130,7 +130,7 @@ async fn what_is_refused_is_acknowledged_with_why_and_the_next_is_heard() {
     let ([refused, no_netns, no_name, ends], events) = world.plays(script, refuse).await;
     assert_eq!(refused, "port 15008 is taken");
     assert!(no_netns.contains("not one of a network namespace"), "{no_netns}");
-    assert!(no_name.contains("no name in Kubernetes"), "{no_name}");
+    assert!(no_name.contains("not a valid Kubernetes name"), "{no_name}");
     assert_eq!((&*ends, events.len()), ("", 3));
 }
 
@@ -140,7 +140,7 @@ async fn an_answer_that_is_late_is_not_waited_for_and_who_hears_nothing_is_told_
     let begun = Instant::now();
     let event = || PodEvent::Removed("pod/u1".into());
     let Refused(late) = announce(&to, event()).await.ok().unwrap().unwrap_err();
-    assert!(late.contains("longer than 4.5 s; adit goes on with it"), "{late}");
+    assert!(late.contains("longer than 4.5 s; adit continues with it"), "{late}");
     assert_eq!(begun.elapsed(), ANSWER_WITHIN);
     // The first one lies there still, and there is no room for another.
     assert!(matches!(announce(&to, event()).await, Err(End::Lost(why)) if why.contains("busy")));
@@ -162,7 +162,7 @@ async fn what_is_not_of_the_protocol_ends_the_connection_and_another_one_begins(
     };
     let cases: [(Case, &str); 4] = [
         (|said| said.asks(b"GET / HTTP/1.1", &[]), "cannot be read"),
-        (two, "more than one descriptor"),
+        (two, "more than one file descriptor"),
         (|said| said.asks(&web(), &[]), "without the descriptor"),
         (
             |said| {
@@ -202,7 +202,7 @@ async fn what_is_waited_for_is_named_with_the_path() {
     let wanted = waits(&path, "no such file");
     state.wait_for(|now| now.waits_for() == Some(wanted.clone())).await.unwrap();
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    let wanted = waits(&path, "nobody listens there");
+    let wanted = waits(&path, "no process is listening there");
     state.wait_for(|now| now.waits_for() == Some(wanted.clone())).await.unwrap();
     let cni = FakeCni::listen(&path);
     let accepted = thread::spawn(move || cni.accept());

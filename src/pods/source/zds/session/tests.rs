@@ -90,12 +90,12 @@ fn what_the_protocol_has_no_place_for_ends_the_connection() {
     for (session, message, fd, why) in [
         (live(), keep("u1"), None, "keep after"),
         (live(), sent.clone(), None, "second snapshot_sent"),
-        (live(), sent, netns(), "no add"),
-        (Session::default(), keep("u1"), netns(), "no add"),
+        (live(), sent, netns(), "not an add"),
+        (Session::default(), keep("u1"), netns(), "not an add"),
         (live(), add("u1", web), None, "without the descriptor"),
         (live(), add("u1", None), netns(), "without workload_info"),
-        (live(), Vec::new(), None, "none of add"),
-        (live(), bytes("220100"), None, "none of add"),
+        (live(), Vec::new(), None, "not an add"),
+        (live(), bytes("220100"), None, "not an add"),
         (live(), bytes("0a40ff"), None, "cannot be read"),
         (live(), b"GET / HTTP/1.1\r\n".to_vec(), None, "cannot be read"),
     ] {

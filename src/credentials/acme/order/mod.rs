@@ -1,29 +1,22 @@
 //! One order at the CA.
 
-use hyper_rustls::HttpsConnectorBuilder;
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
+mod account;
+
 use instant_acme::{
-    Account, AuthorizationStatus, ChallengeType, Error, Identifier, NewAccount, NewOrder, Order,
-    OrderStatus, RetryPolicy,
+    AuthorizationStatus, ChallengeType, Identifier, NewOrder, Order, OrderStatus, RetryPolicy,
 };
 use pki_types::PrivateKeyDer;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 
 use rustls::sign::CertifiedKey;
 
+use self::account::{account, told};
 use super::{
     challenge::{Challenge, Pending},
     config::AcmeConfig,
     storage::Storage,
 };
-use crate::{
-    credentials::roots::trusted,
-    identity::pem,
-    tls::{classic_provider, web_client},
-};
+use crate::{identity::pem, tls::classic_provider};
 
 /// Orders, proves and fetches: the key and the chain, leaf first, as one PEM.
 pub(super) async fn place(
@@ -67,31 +60,6 @@ pub(super) async fn place(
 /// The longest chain that is taken, bytes; files of certificates are read up to 1 MiB.
 const LONGEST_CHAIN: usize = 256 << 10;
 
-async fn account(config: &AcmeConfig, storage: &Storage) -> Result<Account, String> {
-    let tls = web_client(trusted(None)?)?;
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    let connector = HttpsConnectorBuilder::new().with_tls_config((*tls).clone()).https_only();
-    let connector = connector.enable_http1().wrap_connector(tcp);
-    let http = || Box::new(Client::builder(TokioExecutor::new()).build(connector.clone()));
-    let builder = Account::builder_with_http(http());
-    let of_ca = |e: &Error| told(&config.directory, e);
-    if let Some(known) = storage.account()? {
-        return builder.from_credentials(known).await.map_err(|e| of_ca(&e));
-    }
-    let contact = config.email.as_ref().map(|email| format!("mailto:{email}"));
-    let contact: Vec<&str> = contact.iter().map(String::as_str).collect();
-    let new = NewAccount {
-        contact: &contact,
-        terms_of_service_agreed: true,
-        only_return_existing: false,
-    };
-    let made = builder.create(&new, config.directory.clone(), None).await;
-    let (account, credentials) = made.map_err(|e| of_ca(&e))?;
-    storage.keep_account(&credentials)?;
-    Ok(account)
-}
-
 /// Has the CA look whether the name is ours.
 async fn prove(order: &mut Order, pending: &Pending) -> Result<(), String> {
     let mut authorizations = order.authorizations();
@@ -109,11 +77,11 @@ async fn prove(order: &mut Order, pending: &Pending) -> Result<(), String> {
         }
         let mut asked = found
             .challenge(ChallengeType::TlsAlpn01)
-            .ok_or("the CA offers no TLS-ALPN-01 for this name")?;
+            .ok_or("the CA does not offer TLS-ALPN-01 for this name")?;
         let asked_for = asked.identifier();
         let name = match asked_for.identifier {
             Identifier::Dns(name) => name.clone(),
-            _ => return Err(format!("the CA asks about {asked_for}, which was not ordered")),
+            _ => return Err(format!("the CA asks to verify {asked_for}, which was not ordered")),
         };
         let challenge = Challenge::new(&name, asked.key_authorization().digest().as_ref())?;
         pending.store(Some(std::sync::Arc::new(challenge)));
@@ -133,19 +101,4 @@ async fn refusal(order: &mut Order) -> String {
         }
     }
     "the CA could not verify the name by TLS-ALPN-01".into()
-}
-
-/// The error with what lies below it: the CA's URL alone helps nobody.
-fn told(what: &str, error: &Error) -> String {
-    let mut text = format!("{what}: {error}");
-    let mut below = std::error::Error::source(error);
-    while let Some(error) = below {
-        let more = error.to_string();
-        if !text.ends_with(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        below = error.source();
-    }
-    text
 }

@@ -10,10 +10,8 @@ use cryptoki::{
     slot::{Slot, TokenInfo},
 };
 
-use super::{
-    TokenConfig,
-    module::{Module, told},
-};
+use super::module::{Module, told};
+use crate::tls::pkcs11::TokenConfig;
 
 /// How many private keys of one type are tried.
 const MOST_KEYS: usize = 64;

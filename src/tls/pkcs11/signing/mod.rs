@@ -1,6 +1,9 @@
 //! A token's key as rustls wants it. Digests are ours and the mechanisms raw, which every token
 //! has; TLS' own schemes (RFC 8446 §4.2.3) are made of them.
 
+mod module;
+mod token;
+
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -21,10 +24,8 @@ use rustls::{
 use webpki::EndEntityCert;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{
-    TokenConfig,
-    token::{SigningFailure, Token},
-};
+use self::token::{SigningFailure, Token};
+use super::TokenConfig;
 use crate::tls::classic_provider;
 
 /// A private key on a token, found by the certificate that it belongs to.
@@ -71,7 +72,7 @@ impl KeyKind {
             }
             ("1.3.101.112", _) => Ok(Self::Ed25519),
             (other, _) => Err(format!(
-                "has a public key of the algorithm {other}; RSA, ECDSA and Ed25519 are known"
+                "has a public key of the algorithm {other}; adit supports RSA, ECDSA and Ed25519"
             )),
         }
     }
@@ -93,7 +94,7 @@ impl KeyKind {
                 } else {
                     tracing::warn!(
                         target: "svid", token = token.label(),
-                        "no RSA-PSS on this token: TLS 1.3 is not possible"
+                        "this token does not support RSA-PSS, so TLS 1.3 is not possible"
                     );
                 }
                 all.extend([S::RSA_PKCS1_SHA512, S::RSA_PKCS1_SHA384, S::RSA_PKCS1_SHA256]);
@@ -140,10 +141,10 @@ impl FoundKey {
         Err(match (keys.len(), last) {
             (0, _) => format!("token {label:?} has no private key of the certificate's type"),
             (n, None) => format!(
-                "none of the {n} private keys on token {label:?} is that of the certificate"
+                "none of the {n} private keys on token {label:?} belongs to the certificate"
             ),
             (n, Some(why)) => format!(
-                "none of the {n} private keys on token {label:?} is that of the certificate and \
+                "none of the {n} private keys on token {label:?} belongs to the certificate and \
                  can sign: {why}"
             ),
         })

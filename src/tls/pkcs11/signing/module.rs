@@ -14,8 +14,10 @@ use cryptoki::{
     types::AuthPin,
 };
 
-use super::TokenConfig;
-use crate::identity::{key_files::at, shown};
+use crate::{
+    identity::{key_files::at, shown},
+    tls::pkcs11::TokenConfig,
+};
 
 /// A module in use; never unloaded, as sessions may live anywhere.
 pub(super) struct Module {
@@ -67,7 +69,7 @@ impl Module {
             (None, _, Some(label)) => Err(at(&self.path, format!("no token {label:?}; {seen}"))),
             (None, _, None) => Err(at(&self.path, seen)),
             (Some(_), Some(_), _) => {
-                Err(at(&self.path, format!("which token? name its label; {seen}")))
+                Err(at(&self.path, format!("name the token by its label; {seen}")))
             }
         }
     }
@@ -87,7 +89,7 @@ impl Module {
             return Ok(session);
         }
         if config.pin.is_none() && !token.protected_authentication_path() {
-            return Err(named("asks for a PIN, and none is given".into()));
+            return Err(named("needs a PIN, and none is given".into()));
         }
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let serial = token.serial_number().to_owned();
@@ -95,7 +97,9 @@ impl Module {
             && refused.contains(&(serial.clone(), pin.clone()))
         {
             return Err(named(
-                "this PIN was refused before; not tried again, lest the token locks".into(),
+                "this PIN was refused before; it is not tried again, so that the token does not \
+                 lock"
+                    .into(),
             ));
         }
         let pin = config.pin.as_ref().map(|pin| AuthPin::from(pin.as_str().to_owned()));

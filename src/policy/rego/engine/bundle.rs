@@ -37,7 +37,8 @@ pub(super) fn load(file: &Path) -> Result<Engine, String> {
     if bytes.starts_with(&[0x1f, 0x8b]) {
         bundle(&mut engine, &bytes)?;
     } else {
-        let text = String::from_utf8(bytes).map_err(|_| "neither tar.gz nor text")?;
+        let text =
+            String::from_utf8(bytes).map_err(|_| "not a tar.gz bundle and not UTF-8 text")?;
         if text.contains("-----BEGIN ") && text.contains("PRIVATE KEY-----") {
             return Err("contains a private key, not Rego".into());
         }
@@ -69,11 +70,15 @@ fn bundle(engine: &mut Engine, bytes: &[u8]) -> Result<(), String> {
         let mut read = || entry.read_to_string(&mut text).map_err(|e| format!("{path}: {e}"));
         match name {
             ".signatures.json" => {
-                return Err("it is signed, and adit checks no signature of bundles: leave \
-                     .signatures.json out, or protect the file"
-                    .into());
+                return Err(
+                    "it is signed, but adit does not check the signatures of bundles: omit \
+                            .signatures.json, and protect the file"
+                        .into(),
+                );
             }
-            "data.yaml" | "data.yml" => return Err(format!("{path}: data must be data.json")),
+            "data.yaml" | "data.yml" => {
+                return Err(format!("{path}: data must be in files named data.json"));
+            }
             ".manifest" => {
                 read()?;
                 manifest(engine, &text).map_err(|e| format!("{path}: {e}"))?;
@@ -171,7 +176,7 @@ mod tests {
         for (files, why) in [
             (&[("data.json", "{}")][..], "no .rego"),
             (&[ok, (".signatures.json", "{}")], "signed"),
-            (&[ok, ("a/data.yaml", "")], "a/data.yaml: data must be data.json"),
+            (&[ok, ("a/data.yaml", "")], "a/data.yaml: data must be in files named data.json"),
             (&[ok, ("a/data.json", "{")], "a/data.json: EOF"),
             (&[("x/broken.rego", "package p\n\nallow {")], "x/broken.rego:3"),
         ] {

@@ -1,0 +1,99 @@
+# shellcheck shell=bash
+# Part of scripts/packages.sh: what a user does with the package on $machine.
+
+files_of_machine() {
+  (cd "$machine" && find etc usr var opt -xdev ! -path 'var/cache/*' ! -path 'var/log/*' \
+    ! -path 'var/lib/dpkg/*' ! -path 'var/lib/apt/*' ! -path 'var/lib/systemd/*' ! -name '*.cache' | sort)
+}
+
+in_chroot 'apt-get update -qq' > /dev/null 2>&1
+# The packages that adit needs and recommends, to see later what is left of adit alone.
+ok "apt installs $(basename "$old") and what it needs" in_chroot "apt-get install -y -qq nftables iproute2 > /dev/null
+  dpkg-query -W nftables"
+before=$(files_of_machine)
+ok "apt installs $(basename "$old")" in_chroot "apt-get install -y -qq /root/$(basename "$old")"
+ok "nothing is enabled" in_chroot "! ls /etc/systemd/system/*.wants | grep adit; getent group adit"
+ok "adit without arguments says what there is" in_chroot 'adit 2>&1 | grep -q "^Usage: adit <COMMAND>"'
+ok "man adit-server" in_chroot 'MANWIDTH=80 man adit-server | grep -q "TLS in front of one service"'
+ok "man knows every command" in_chroot 'test "$(ls /usr/share/man/man1/adit*.1.gz | wc -l)" -gt 30; man -w adit-ca-serve'
+ok "completions in bash" in_chroot '. /usr/share/bash-completion/bash_completion
+  set +eu; _completion_loader adit 2> /dev/null || _comp_load adit
+  COMP_WORDS=(adit ser) COMP_CWORD=1; _adit adit ser adit; [ "${COMPREPLY[*]}" = server ]'
+ok "completions in zsh" in_chroot 'zsh -fc "autoload -Uz compinit; compinit -u; [[ \$_comps[adit] = _adit ]] && autoload +X _adit"'
+ok "completions in fish" in_chroot 'fish -c "complete -C \"adit ser\"" | grep -q ^server'
+systemd=$(in_chroot '. /root/units.sh; systemd_version')
+ok "units verify with systemd $systemd, and their manual pages are there" in_chroot '. /root/units.sh; verify_units'
+in_chroot '. /root/units.sh; show_security'
+
+if [ -e scripts/first_steps.py ]; then
+  ok "the starts of README.md, typed" python3 scripts/first_steps.py --root "$machine" README.md
+fi
+
+step "$suite: systemd $systemd"
+if ! boot; then
+  echo "left out: a boot of systemd does not work here" >&2
+else
+  # As the comments of server-example.env say; the administrator's edit is a line of its own.
+  ok "adit-server@example serves" on_machine '
+    adit cert dev /etc/adit/certs > /dev/null
+    chgrp -R adit /etc/adit/certs; chmod -R g+rX /etc/adit/certs
+    echo "# kept" >> /etc/adit/server-example.env
+    mkdir -p /srv/www; echo "from the service" > /srv/www/index.html
+    setsid python3 -m http.server 8080 --bind 127.0.0.1 --directory /srv/www > /dev/null 2>&1 &
+    systemctl start adit-server@example
+    cat > /root/call <<END
+curl -sf --retry 3 --retry-delay 1 --cacert /etc/adit/certs/ca.crt --cert /etc/adit/certs/client.crt --key /etc/adit/certs/client.key https://localhost:8443/index.html
+END
+    for _ in {1..20}; do if sh /root/call; then exit 0; fi; sleep 0.5; done
+    systemctl status --no-pager "adit-server@example"; exit 1'
+  ok "it is reloaded" on_machine 'systemctl reload adit-server@example; sleep 1
+    systemctl is-active adit-server@example; sh /root/call'
+  ok "adit-client@example calls it" on_machine 'systemctl start adit-client@example
+    curl -sf http://localhost:5432/index.html'
+  ok "adit.service proxies the pods of the example" on_machine '
+    ip netns add shop-web; ip netns add shop-db
+    ip link add eth0 netns shop-web type veth peer name eth0 netns shop-db
+    ip -n shop-web addr add 10.77.0.1/24 dev eth0
+    ip -n shop-db addr add 10.77.0.2/24 dev eth0
+    for pod in shop-web shop-db; do ip -n $pod link set lo up; ip -n $pod link set eth0 up; done
+    ip -n shop-web route add 10.96.0.0/16 dev eth0
+    setsid ip netns exec shop-db python3 -m http.server 8080 --directory /srv/www > /dev/null 2>&1 &
+    timeout 40 systemctl start adit || { systemctl status --no-pager adit; exit 1; }
+    ip netns exec shop-web curl -sf http://10.96.0.10/index.html'
+  # Calls go on meanwhile; none may fail. The main process is another one afterwards.
+  ok "an upgrade refuses no connection and keeps what the administrator wrote" on_machine '
+    pids() { systemctl show --property=MainPID --value adit-server@example adit-client@example adit | tr -d "\n" ; }
+    before=$(systemctl show --property=MainPID --value adit-server@example)
+    sed -i "s/ --retry 3 --retry-delay 1//" /root/call
+    (while [ ! -e /root/enough ]; do sh /root/call > /dev/null || touch /root/refused; sleep 0.05; done) &
+    dpkg --force-confdef --force-confold -i /root/'"$(basename "$deb")"'
+    for _ in {1..40}; do
+      now=$(systemctl show --property=MainPID --value adit-server@example)
+      if [ "$now" != "$before" ]; then break; fi
+      sleep 0.5
+    done
+    touch /root/enough; wait
+    systemctl is-active adit-server@example adit-client@example adit
+    [ "$now" != "$before" ]
+    [ ! -e /root/refused ]
+    grep -q "# kept" /etc/adit/server-example.env
+    ip netns exec shop-web curl -sf http://10.96.0.10/index.html
+    curl -sf http://localhost:5432/index.html'
+  ok "remove stops what runs, and keeps configuration" on_machine '
+    apt-get remove -y -qq adit
+    ! systemctl is-active adit adit-server@example
+    ! pgrep -x adit
+    test -e /etc/adit/server-example.env; test ! -e /usr/bin/adit'
+  ok "purge leaves the CA and the certificates of the administrator, and says so" on_machine '
+    apt-get purge -y -qq adit 2>&1 | tee /root/purged
+    grep -q "/var/lib/adit stays" /root/purged'
+  power_off
+  machine_mounts
+  # What is below something new is not named again.
+  left=$(comm -13 <(echo "$before") <(files_of_machine) | grep -v -e '\.pyc$' -e __pycache__ -e systemd-private |
+    awk '{ for (at in new) if (index($0, at "/") == 1) next; new[$0]; print }')
+  echo "left after purge:"
+  # shellcheck disable=SC2001
+  sed 's/^/  /' <<< "$left"
+  ok "nothing else is left" test -z "$(grep -vx -e etc/adit -e var/lib/adit <<< "$left")"
+fi
