@@ -24,6 +24,6 @@ mod workload_api;
 
 pub use ca_serve::ca_serve;
 #[cfg(feature = "demo")]
-pub use demo::demo;
+pub use demo::{DEMO_CHECKS, DemoEvent, demo};
 pub use opened::{opened_mesh, opened_services};
 pub use run::{RunError, run};

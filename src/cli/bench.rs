@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::{
     FAILED, OK, USAGE,
-    output::{self, complain, say},
+    output::{self, Format, complain, say},
 };
 use crate::app::bench::{self, Load, MOST_SIZE, Mode};
 
@@ -15,7 +15,7 @@ use crate::app::bench::{self, Load, MOST_SIZE, Mode};
         adit bench serve --listen 127.0.0.1:9000\n  \
         adit bench run 127.0.0.1:9000 --mode ping --connections 64 --rate 20000\n  \
         adit bench run 127.0.0.1:9000 --mode bulk-up --connections 4 --verify --json\n\n\
-        Put any proxy between the two; without one you measure the machine itself.")]
+        Put any proxy between the two; without one, you measure the machine itself.")]
 pub(super) struct BenchArgs {
     #[command(subcommand)]
     command: BenchCommand,
@@ -23,7 +23,8 @@ pub(super) struct BenchArgs {
 
 #[derive(Debug, Subcommand)]
 enum BenchCommand {
-    /// Serve the other end of a load, until SIGTERM
+    /// Serve the other end of the load, until SIGTERM
+    #[command(after_help = "Example:\n  adit bench serve --listen 127.0.0.1:9000")]
     Serve {
         /// Addresses to listen on, separated by commas
         #[arg(long, value_name = "ADDR", value_delimiter = ',', required = true)]
@@ -32,13 +33,15 @@ enum BenchCommand {
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
         workers: u16,
     },
-    /// Load the other end, directly or through a proxy, and report the results
-    #[command(
-        after_help = "Without --rate each connection sends its next message when the answer has arrived\n\
-        (closed loop). With --rate messages are due at fixed times, and latency counts from\n\
-        then: a target that stalls is charged for all who waited (no coordinated omission).\n\n\
-        Exit code 1 if any operation failed, or none was done."
-    )]
+    /// Generate load, directly or through a proxy, and report the results
+    #[command(after_help = "Example:\n  \
+        adit bench run 127.0.0.1:9000 --mode ping --connections 64 --rate 20000\n\n\
+        More:\n\
+        Without --rate, each connection sends its next message when the answer has\n\
+        arrived (closed loop). With --rate, messages are due at fixed times, and latency\n\
+        is measured from those: when the target stalls, each message that had to wait\n\
+        counts (no coordinated omission). The exit code is 1 if an operation failed or\n\
+        none was done.")]
     Run(RunArgs),
 }
 
@@ -49,7 +52,7 @@ struct RunArgs {
     /// Kind of load
     #[arg(long, value_enum)]
     mode: Mode,
-    /// How many connections (mixed: for the small messages)
+    /// Number of connections (mixed: for the small messages)
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     connections: u32,
     /// How long to measure
@@ -58,30 +61,34 @@ struct RunArgs {
     /// How long to warm up before that
     #[arg(long, default_value = "0.5", value_parser = seconds)]
     warmup: Duration,
-    /// Bytes of a message
+    /// Size of a message, bytes
     #[arg(
         long,
         default_value_t = 64,
         value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_SIZE))
     )]
     size: u32,
-    /// Messages (churn: connections) per second, of all connections together (ping, churn, mixed)
+    /// Messages per second, all connections together
+    ///
+    /// For --mode ping and mixed; for churn, connections per second.
     #[arg(
         long,
         value_name = "PER_SECOND",
         value_parser = clap::value_parser!(u32).range(1..=10_000_000)
     )]
     rate: Option<u32>,
-    /// Bytes per second that a slow reader takes; 0 takes none, 100000 if not given (slow)
+    /// Bytes per second of a slow reader [default: 100000]
+    ///
+    /// For --mode slow; 0 reads nothing.
     #[arg(long, value_name = "BYTES")]
     read_rate: Option<u64>,
-    /// Readers that stall; 1 if not given (mixed)
+    /// Number of readers that stall (--mode mixed) [default: 1]
     #[arg(long, value_parser = clap::value_parser!(u16).range(..=10_000))]
     stalled: Option<u16>,
-    /// Bulk streams, half of them in each direction; 10 if not given (mixed)
+    /// Number of bulk streams, half in each direction (--mode mixed) [default: 10]
     #[arg(long, value_parser = clap::value_parser!(u16).range(..=10_000))]
     bulk: Option<u16>,
-    /// Measure the small messages alone first, and compare (mixed)
+    /// Measure the small messages alone first, and compare (--mode mixed)
     #[arg(long)]
     baseline: bool,
     /// Number of threads
@@ -90,10 +97,9 @@ struct RunArgs {
     /// Check every byte, at both ends
     #[arg(long)]
     verify: bool,
-    /// One line of JSON instead of a table
-    #[arg(long)]
-    json: bool,
-    /// No progress bar
+    #[command(flatten)]
+    format: Format,
+    /// Do not show a progress bar
     #[arg(long)]
     quiet: bool,
 }
@@ -155,7 +161,7 @@ fn load(args: &RunArgs) -> anyhow::Result<u8> {
         verify: args.verify,
         progress: !args.quiet,
     })?;
-    if args.json {
+    if args.format.is_json() {
         say!("{}", measured.json);
     } else {
         output::text(&measured.table);

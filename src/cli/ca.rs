@@ -11,14 +11,14 @@ use serde_json::json;
 
 use super::{
     BAD_CONFIG, FAILED, OK, USAGE, ca_serve,
-    output::{complain, say},
+    output::{Format, complain, say},
 };
 use crate::{
     authority::{AuthorityKind, AuthorityStatus, CaDirectory, Overview},
-    identity::SpiffeId,
+    identity::{SpiffeId, counted},
 };
 
-/// Running processes look into the directory every second: by then all have seen a change.
+/// Running processes check the directory every second: by then all have seen a change.
 const SEEN: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Args)]
@@ -29,55 +29,64 @@ pub(super) struct CaArgs {
 
 #[derive(Debug, Subcommand)]
 enum CaVerb {
-    /// Issue SVIDs to other nodes and proxies (Istio CA API) until SIGTERM
+    /// Issue SVIDs to other nodes and proxies (Istio CA API)
     Serve(ca_serve::ServeArgs),
     /// Join tokens, for hosts without Kubernetes
     Token(ca_serve::TokenArgs),
     /// List the authorities, and what each is used for
+    #[command(after_help = "Example:\n  adit ca show --dir /var/lib/adit/ca")]
     Show {
         #[command(flatten)]
         at: CaDirArgs,
-        /// Print as JSON
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        format: Format,
     },
     /// Create the next authority: trusted from now on, not used yet
+    #[command(after_help = "Example:\n  adit ca prepare --dir /var/lib/adit/ca")]
     Prepare(AuthorityArgs),
     /// Sign with the prepared authority from now on
+    #[command(after_help = "Example:\n  adit ca activate --dir /var/lib/adit/ca")]
     Activate(AuthorityArgs),
     /// Mark the old authority as about to be revoked
+    #[command(after_help = "Example:\n  adit ca taint --dir /var/lib/adit/ca")]
     Taint(NamedAuthority),
     /// Remove the tainted authority from the bundle
+    #[command(after_help = "Example:\n  adit ca revoke --dir /var/lib/adit/ca")]
     Revoke {
         #[command(flatten)]
         named: NamedAuthority,
-        /// Even while some identities have an SVID under it only
+        /// Revoke it even while identities depend on it: those have no SVID under another one
         #[arg(long)]
         force: bool,
     },
     /// Rotate the CA: prepare, activate, taint, revoke; no new connection fails
     #[command(after_help = "Example:\n  \
         adit ca rotate --dir /var/lib/adit/ca --overlap 5s\n\n\
-        Processes that share the directory see a change within a second. Peers elsewhere\n\
-        (federation, and adit's nodes under `adit ca serve`) look every 60 s: the default\n\
-        leaves time for three looks. Other clients of `adit ca serve` learn of it when they\n\
-        renew: for those, half an SVID's lifetime.\n\n\
-        The last step, revoke, ends the connections that began under the old authority and\n\
-        are still open. With --no-revoke they continue; `adit ca revoke` can follow when they\n\
-        have ended.")]
+        Processes that share the directory see a change within a second. Peers\n\
+        elsewhere (federation, and adit's nodes under `adit ca serve`) check every\n\
+        60 s, so that the default allows for three checks. Other clients of `adit ca\n\
+        serve` see the new authority when they renew: for them, choose half the\n\
+        lifetime of an SVID.\n\n\
+        The last step, revoke, closes the connections that began under the old\n\
+        authority. With --no-revoke they continue; run `adit ca revoke` when they have\n\
+        ended.")]
     Rotate {
         #[command(flatten)]
         which: AuthorityArgs,
-        /// Time that all peers need to learn of a new authority
+        /// How long to wait until all peers know a new authority
         #[arg(long, default_value = "180s", value_parser = humantime::parse_duration)]
         overlap: Duration,
-        /// Keep trusting the old authority, though it no longer signs anything
+        /// Keep trusting the old authority, which signs nothing any more
         #[arg(long)]
         no_revoke: bool,
     },
     /// Ban an identity: revoke its SVIDs and issue no more
+    #[command(after_help = "Example:\n  \
+        adit ca ban spiffe://cluster.local/ns/shop/sa/web --dir /var/lib/adit/ca")]
     Ban(BannedIdentity),
     /// Lift a ban
+    #[command(after_help = "Example:\n  \
+        adit ca unban spiffe://cluster.local/ns/shop/sa/web --dir /var/lib/adit/ca")]
     Unban(BannedIdentity),
 }
 
@@ -160,7 +169,7 @@ pub(super) fn run(args: &CaArgs) -> u8 {
 fn act(verb: &CaVerb, ca: &CaDirectory) -> anyhow::Result<()> {
     match verb {
         CaVerb::Serve(_) | CaVerb::Token(_) => {} // done before
-        CaVerb::Show { json, .. } => show(&ca.show()?, *json),
+        CaVerb::Show { format, .. } => show(&ca.show()?, format.is_json()),
         CaVerb::Prepare(which) => say!("prepared {}", ca.prepare(which.kind())?),
         CaVerb::Activate(which) => say!("activated {}", ca.activate(which.kind(), SEEN)?),
         CaVerb::Taint(NamedAuthority { which, id }) => {
@@ -174,7 +183,7 @@ fn act(verb: &CaVerb, ca: &CaDirectory) -> anyhow::Result<()> {
         }
         CaVerb::Ban(who) => {
             let revoked = ca.ban(&who.id)?;
-            say!("banned {}; {} revoked", who.id, crate::identity::counted(revoked, "SVID"));
+            say!("banned {}; {} revoked", who.id, counted(revoked, "SVID"));
         }
         CaVerb::Unban(who) => {
             let was = ca.unban(&who.id)?;
@@ -215,10 +224,10 @@ fn show(found: &Overview, json: bool) {
         }
     }
     found.banned.iter().for_each(|id| say!("banned  {id}"));
-    say!("{} revoked", crate::identity::counted(found.revoked, "serial number"));
+    say!("{} revoked", counted(found.revoked, "serial number"));
 }
 
-/// What is trusted is known before it is used, and unused before it is no longer trusted.
+/// A new authority is trusted before it signs, and an old one stops signing before trust in it ends.
 fn rotate(
     ca: &CaDirectory,
     kind: AuthorityKind,
@@ -230,8 +239,8 @@ fn rotate(
     let all = if kind == AuthorityKind::Jwt { &shown.jwt } else { &shown.x509 };
     let prepared = all.iter().find(|a| a.status == AuthorityStatus::Prepared).map(|a| a.id.clone());
     complain!(
-        "this takes {}{}. It may be interrupted at any time (Ctrl-C), as the CA works after every \
-         step: `adit ca rotate` then continues with the prepared authority, `adit ca revoke` \
+        "this takes {}{}. You can interrupt it at any time (Ctrl-C), as the CA works after every \
+         step: `adit ca rotate` then continues with the prepared authority, and `adit ca revoke` \
          removes the tainted one",
         humantime::format_duration(2 * overlap),
         match kind {
@@ -261,7 +270,7 @@ fn rotate(
     Ok(())
 }
 
-/// How often whoever waits is told how long it takes yet.
+/// How often the time that is left is printed.
 const TOLD_EVERY: Duration = Duration::from_secs(15);
 
 fn wait(overlap: Duration) {
@@ -286,7 +295,7 @@ fn until_unused(ca: &CaDirectory, old: &str) -> anyhow::Result<()> {
             return Ok(());
         }
         if left != said {
-            say!("{} left with SVIDs under {old} only", crate::identity::counted(left, "identity"));
+            say!("waiting for {} with no SVID but those of {old}", counted(left, "identity"));
             said = left;
         }
         std::thread::sleep(Duration::from_secs(1));

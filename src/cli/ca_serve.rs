@@ -13,8 +13,9 @@ use crate::{app::RunError, authority::serve::JoinTokens, identity::SpiffeId};
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  \
         adit ca serve -c /etc/adit/ca.yaml\n\n\
-        Clients trust bundle.pem of the CA's directory, which stays valid across a rotation.\n\
-        RUST_LOG sets the log filter; decisions are logged with target `ca`.")]
+        Runs until SIGTERM. Clients trust bundle.pem of the CA's directory, which stays\n\
+        valid across a rotation. RUST_LOG sets the log filter; each decision is logged\n\
+        with target `ca`.")]
 pub(super) struct ServeArgs {
     /// Path of the CA server's file
     #[arg(short, long, value_name = "FILE", env = "ADIT_CA_CONFIG")]
@@ -29,18 +30,19 @@ pub(super) struct TokenArgs {
 
 #[derive(Debug, Subcommand)]
 enum TokenCommand {
-    /// Create a join token: it gives one SVID, once. It is printed and not stored
+    /// Create a join token, which is good for one SVID, once
     #[command(after_help = "Example:\n  \
         adit ca token create --dir /var/lib/adit/join --ttl 10m \\\n    \
-        --id spiffe://cluster.local/host/db1 > token")]
+        --id spiffe://cluster.local/host/db1 > token\n\n\
+        The token is printed; the CA keeps only a hash of it.")]
     Create {
-        /// SPIFFE ID of the SVID that it gives
+        /// SPIFFE ID of the SVID
         #[arg(long, value_name = "SPIFFE-ID")]
         id: SpiffeId,
-        /// How long it is valid: at most 30d
+        /// How long the token is valid, at most 30d
         #[arg(long, value_name = "TIME", default_value = "10m", value_parser = ttl)]
         ttl: Duration,
-        /// Directory of the join tokens, as `attestors.joinTokens.dir` in the CA server's file
+        /// Directory of join tokens: attestors.joinTokens.dir of the CA server's file
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
     },

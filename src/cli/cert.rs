@@ -26,12 +26,10 @@ enum Kind {
     #[command(after_help = "Examples:\n  \
         adit cert dev\n  \
         adit cert dev certs --server-name db.example --client web --client backup\n\n\
-        Writes ca.crt, and server.crt, server.key, client.crt, client.key and so on. Each\n\
-        certificate has a SPIFFE ID (spiffe://dev.local/server, spiffe://dev.local/client).\n\
-        The key of the CA is not kept: to change something, make all of them again with\n\
-        --force. These are for trying things out: use your own CA, SPIRE or `adit ca` later.\n\n\
-        Exit codes: 0 written, 1 failed, 2 usage, 3 a file is there already, or the directory\n\
-        cannot be written")]
+        Writes ca.crt, server.crt, server.key, client.crt, client.key and so on. Each\n\
+        certificate has a SPIFFE ID, such as spiffe://dev.local/server. The CA's key is\n\
+        not kept: to change something, make all of them again with --force. They are\n\
+        for trying things out: use your own CA, SPIRE or `adit ca` later.")]
     Dev(DevArgs),
 }
 
@@ -40,11 +38,11 @@ struct DevArgs {
     /// Directory to write them to; created if missing
     #[arg(default_value = "certs")]
     dir: PathBuf,
-    /// DNS name or IP address by which clients call the server; may be repeated
+    /// DNS name or IP address of the server; may be repeated
     #[arg(long = "server-name", value_name = "NAME",
           default_values = ["localhost", "127.0.0.1", "::1"])]
     server_names: Vec<String>,
-    /// Name of a client, which its files and its SPIFFE ID end with; may be repeated
+    /// Name of a client, for its files and its SPIFFE ID; may be repeated
     #[arg(long = "client", value_name = "NAME", default_values = ["client"])]
     clients: Vec<String>,
     /// Trust domain of the SPIFFE IDs
@@ -53,7 +51,7 @@ struct DevArgs {
     /// How long they are valid
     #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = humantime::parse_duration)]
     ttl: Duration,
-    /// Replace files that are there already
+    /// Replace files that exist
     #[arg(long)]
     force: bool,
 }
@@ -78,7 +76,7 @@ pub(super) fn run(args: &CertArgs) -> u8 {
         && let Some((there, ..)) = all.iter().find(|(name, ..)| args.dir.join(name).exists())
     {
         let there = shown(&args.dir.join(there)).to_string();
-        complain!("adit: error: {there} is there already; --force replaces all of them");
+        complain!("adit: error: {there} exists already; --force replaces all of them");
         return BAD_CONFIG;
     }
     if let Err(error) = write(args, &all) {

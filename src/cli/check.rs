@@ -1,15 +1,17 @@
 //! `adit check`: is this file of `adit run`, `adit proxy` or `adit ca serve` right, and what it
 //! names?
 
+mod snippet;
+
 use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
+use snippet::{Severity, rendered};
 
 use super::{
     BAD_CONFIG, FAILED, OK,
-    findings::Output,
-    output::{complain, say},
+    output::{self, Format, complain, say},
 };
 use crate::{
     app::{opened_mesh, opened_services},
@@ -23,27 +25,20 @@ use crate::{
         adit check mesh.yaml\n  \
         adit check --no-files services.yaml\n  \
         adit check ca.yaml\n  \
-        adit check --output json mesh.yaml | jq .faults\n\n\
-        Certificates, keys, authorities and lists of revoked certificates that the file names\n\
-        are opened as `adit run` and `adit proxy` would open them; roots and CRLs are checked\n\
-        for whether they can serve their purpose. The kind of the file is recognised by its\n\
-        keys.\n\n\
-        Exit codes: 0 no errors, 1 warnings and --strict, 2 usage, 3 errors")]
+        adit check --json mesh.yaml | jq .errors\n\n\
+        All errors of the file are reported at once, and nothing is changed. The files\n\
+        that it names are checked too: certificates, keys, roots and CRLs.")]
 pub(super) struct CheckArgs {
-    /// The file of `adit run`, `adit proxy` or `adit ca serve`; - is standard input
+    /// The file to check; - is standard input
     file: PathBuf,
-    /// Do not open the files that it names: it is for another machine
+    /// Do not open the files that FILE names: they are on another machine
     #[arg(long)]
     no_files: bool,
     /// Exit with 1 if there are warnings
     #[arg(long)]
     strict: bool,
-    /// Output format
-    #[arg(long, value_enum, default_value = "text")]
-    output: Output,
-    /// As --output json
-    #[arg(long, hide = true)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 /// What was found.
@@ -73,28 +68,50 @@ impl From<LoadError> for CheckResult {
 
 pub(super) fn run(args: &CheckArgs) -> u8 {
     let file = crate::identity::shown(&args.file);
-    let found = match config::read_text(&args.file) {
-        Err(error) => error.into(),
-        Ok(text) => match config::kind(&text) {
-            Some(FileKind::Services) => standalone(args, &file, &text),
-            Some(FileKind::CaServer) => ca_server(args, &file, &text),
-            Some(FileKind::Mesh) | None => mesh(args, &file, &text),
-        },
+    let (found, text) = match config::read_text(&args.file) {
+        Err(error) => (error.into(), String::new()),
+        Ok(text) => {
+            let found = match config::kind(&text) {
+                Some(FileKind::Services) => standalone(args, &file, &text),
+                Some(FileKind::CaServer) => ca_server(args, &file, &text),
+                Some(FileKind::Mesh) | None => mesh(args, &file, &text),
+            };
+            (found, text)
+        }
     };
-    if args.json || args.output == Output::Json {
+    if args.format.is_json() {
         say!("{:#}", as_json(&found));
     } else {
-        found.warnings.iter().for_each(|w| say!("{file}:{w} (warning)"));
-        match (&found.faults, &found.summary) {
-            (Some(error), _) => complain!("{error}"),
-            (None, Some((summary, _))) => say!("{file}: OK: {summary}"),
-            (None, None) => {}
-        }
+        print(&found, &file, &text);
     }
     match (&found.faults, args.strict && !found.warnings.is_empty()) {
         (Some(_), _) => BAD_CONFIG,
         (None, true) => FAILED,
         (None, false) => OK,
+    }
+}
+
+/// For people.
+fn print(found: &CheckResult, file: &str, text: &str) {
+    let mut warnings: Vec<_> = found.warnings.iter().collect();
+    warnings.sort_by_key(|warning| (warning.line, warning.column));
+    for warning in warnings {
+        let colours = output::has_colours(&std::io::stdout());
+        say!("{}\n", rendered(Severity::Warning, file, text, warning, colours));
+    }
+    match (&found.faults, &found.summary) {
+        (Some(LoadError::Faults(faults)), _) => {
+            let colours = output::has_colours(&std::io::stderr());
+            for fault in &faults.faults {
+                // Another file that it names has its own lines.
+                let text = if faults.file == file { text } else { "" };
+                complain!("{}\n", rendered(Severity::Error, &faults.file, text, fault, colours));
+            }
+            complain!("{}", faults.summary());
+        }
+        (Some(error), _) => complain!("adit: error: {error}"),
+        (None, Some((summary, _))) => say!("{file}: OK: {summary}"),
+        (None, None) => {}
     }
 }
 
@@ -162,16 +179,17 @@ fn mesh(args: &CheckArgs, file: &str, text: &str) -> CheckResult {
 fn summary(checked: &Checked) -> (String, Value) {
     let mesh = &checked.mesh;
     let (workloads, services) = (mesh.workloads.len(), mesh.services.len());
-    let (carried, policies) = (checked.local_workloads().len(), mesh.policies.len());
+    let (local, policies) = (checked.local_workloads().len(), mesh.policies.len());
+    let here = if local == workloads { String::new() } else { format!(" ({local} on this node)") };
     let words = format!(
-        "{} ({carried} proxied by this process), {}, {}",
+        "{}{here}, {}, {}",
         counted(workloads, "workload"),
         counted(services, "service"),
         counted(policies, "policy")
     );
     let counts = json!({
         "workloads": workloads,
-        "carried": carried,
+        "localWorkloads": local,
         "services": services,
         "policies": policies,
     });
@@ -182,17 +200,17 @@ fn as_json(found: &CheckResult) -> Value {
     match &found.faults {
         None => json!({
             "ok": true,
-            "faults": [],
+            "errors": [],
             "warnings": found.warnings,
             "summary": found.summary.as_ref().map(|(_, counts)| counts),
         }),
         Some(LoadError::Faults(faults)) => {
-            json!({ "ok": false, "faults": faults.faults, "warnings": found.warnings })
+            json!({ "ok": false, "errors": faults.faults, "warnings": found.warnings })
         }
         Some(error) => json!({
             "ok": false,
             "error": error.to_string(),
-            "faults": [Fault::at_start(error.to_string())],
+            "errors": [Fault::at_start(error.to_string())],
             "warnings": found.warnings,
         }),
     }

@@ -2,37 +2,28 @@
 
 use std::io::{self, Write};
 
-use clap::ValueEnum;
-
-use super::{FAILED, OK, output};
+use super::{
+    FAILED, OK,
+    output::{self, Format},
+};
 use crate::identity::lint::{Report, Verdict, printable, printable_json};
-
-/// Output format.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub(super) enum Output {
-    /// Human-readable text
-    Text,
-    /// JSON
-    Json,
-}
 
 /// What the exit codes and verdicts mean, for the help of both commands.
 pub(super) const LEGEND: &str = "\
-Each rule is listed with its clause and one verdict:
-  ok      kept
+Each rule is listed with its clause of the specification and a verdict:
+  ok      the rule is kept
   warn    differs from the specification; adit and most others accept it
-  FAIL    broken: implementations that follow the specification refuse it
+  FAIL    broken: implementations that follow the specification reject it
   -       not checked, and why
 
-Exit codes: 0 nothing fails, 1 a rule fails, 2 usage, 3 a file or socket cannot be
-read.";
+The exit code is 1 if a rule fails.";
 
 /// Prints reports, each with where it comes from; the exit code.
-pub(super) fn print(how: Output, reports: &[(String, Report)], quiet: bool) -> u8 {
+pub(super) fn print(how: Format, reports: &[(String, Report)], quiet: bool) -> u8 {
     let failed = reports.iter().any(|(_, report)| report.failed());
-    output::write(|| match how {
-        Output::Json => json(reports, failed),
-        Output::Text => text(reports, quiet),
+    output::write(|| match how.is_json() {
+        true => json(reports, failed),
+        false => text(reports, quiet),
     });
     if failed { FAILED } else { OK }
 }

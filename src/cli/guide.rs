@@ -6,10 +6,11 @@ use super::{OK, output, output::say};
 use crate::guide::{self, Guide};
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  \
+#[command(after_help = "Examples:\n  \
+        adit guide\n  \
         adit guide standalone | less")]
 pub(super) struct GuideArgs {
-    /// Which one; all are listed without
+    /// Name of the guide; without it, all are listed
     #[arg(value_parser = PossibleValuesParser::new(guide::ALL.map(|guide| guide.name)))]
     name: Option<String>,
 }

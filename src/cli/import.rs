@@ -24,13 +24,13 @@ pub(super) struct ImportArgs {
 
 #[derive(Debug, Subcommand)]
 enum From {
-    /// A stunnel.conf
+    /// Translate a stunnel.conf
     #[command(after_help = "Example:\n  \
         adit import stunnel /etc/stunnel/stunnel.conf > services.yaml\n  \
         adit proxy -c services.yaml\n\n\
-        Every line that is not translated is named, as a comment and on stderr.\n\n\
-        Exit codes: 0 translated, 1 something that protects a service, or that it needs, was\n\
-        not, 2 usage, 3 the file cannot be read.")]
+        Each line that is not translated is reported, in a comment of the result and on\n\
+        standard error. The exit code is 1 if one of them protects a service, or if a\n\
+        service needs it.")]
     Stunnel {
         /// The file; - is standard input
         file: PathBuf,

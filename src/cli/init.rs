@@ -42,10 +42,10 @@ impl Kind {
 #[command(after_help = "Examples:\n  \
         adit init server && adit cert dev && adit proxy -c server.yaml\n  \
         adit init mesh - | less\n\n\
-        The file runs as it is, and says in comments what to change and how to try it.\n\
-        `adit check FILE` says whether it is still right after an edit.\n\n\
-        Exit codes: 0 written, 2 usage, 3 the file is there already, or cannot be written")]
+        The file runs as it is, and its comments say what to change and how to try it.\n\
+        Check your edits with `adit check FILE`. A file that exists is never replaced.")]
 pub(super) struct InitArgs {
+    /// What the file is for
     kind: Kind,
     /// File to write; - is standard output [default: mesh.yaml, server.yaml or client.yaml]
     file: Option<PathBuf>,
@@ -64,6 +64,6 @@ pub(super) fn run(args: &InitArgs) -> u8 {
         complain!("adit: error: {}: {error}", shown(&file));
         return BAD_CONFIG;
     }
-    say!("{}: written; the comments say what to change, and how to try it", shown(&file));
+    say!("{}: written; its comments say what to change and how to try it", shown(&file));
     OK
 }

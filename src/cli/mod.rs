@@ -6,11 +6,13 @@ mod ca;
 mod ca_serve;
 mod cert;
 mod check;
+mod completions;
 #[cfg(feature = "demo")]
 mod demo;
 mod exit;
 mod findings;
 mod guide;
+mod help;
 mod import;
 mod init;
 mod man;
@@ -23,9 +25,9 @@ mod svid;
 mod svid_lint;
 mod workload_api_check;
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use self::exit::{BAD_CONFIG, FAILED, OK, USAGE};
 use self::output::{complain, say};
@@ -35,16 +37,9 @@ use crate::{
     observe::{BuildInfo, Feature},
 };
 
-/// A transparent mTLS proxy: SPIFFE identity for every pod, HBONE on the wire.
+/// A transparent mTLS proxy: SPIFFE identity for every pod, HBONE on the wire
 #[derive(Debug, Parser)]
-#[command(
-    name = "adit",
-    version,
-    about,
-    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 a file that it was given, or one that\n\
-        is named there, cannot be read or has errors. adit server and adit client use 0 and 1\n\
-        only, as ghostunnel does."
-)]
+#[command(name = "adit", version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -52,70 +47,76 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Proxy the pods of a mesh file until SIGTERM
+    /// Proxy the pods of a mesh file
     #[command(after_help = "Example:\n  \
         adit run -c /etc/adit/mesh.yaml\n\n\
-        Needs CAP_NET_ADMIN and CAP_SYS_ADMIN. Edits of the file take effect at once; a bad\n\
-        edit is logged and changes nothing. RUST_LOG sets the log filter.\n\n\
-        Incubating, and may change with its specification: ca: { broker: … }, the SPIFFE\n\
-        Broker API.")]
+        Runs until SIGTERM and then drains connections. Needs CAP_NET_ADMIN and\n\
+        CAP_SYS_ADMIN. Edits of the file take effect at once; an edit with errors is\n\
+        logged and changes nothing. RUST_LOG sets the log filter.\n\n\
+        Incubating: ca: { broker: … }, the SPIFFE Broker API, may change with its\n\
+        specification.")]
     Run {
         /// Path of the mesh file
         #[arg(short, long, value_name = "FILE", env = "ADIT_CONFIG")]
         config: PathBuf,
-        /// Hot restart at this socket, unix:PATH: take the pods over from the process that serves
-        /// it, later hand them to the next one; no connection is refused. SIGUSR2 starts the next
-        /// one
+        /// Hot restart at this socket, unix:PATH
+        ///
+        /// adit takes the pods over from the process that serves the socket, and later hands them
+        /// to the next process; no connection is refused. SIGUSR2 starts the next process.
         #[arg(long, value_name = "ADDR")]
         takeover: Option<Address>,
     },
-    /// Check a file of `adit run`, `adit proxy` or `adit ca serve` without running it
-    Check(check::CheckArgs),
-    /// The embedded CA
-    Ca(ca::CaArgs),
+    /// Proxy the pods of an Istio ambient node, in ztunnel's place
+    #[command(after_help = "Example:\n  \
+        adit node\n\n\
+        Runs until SIGTERM. Settings come from the environment, as Istio's chart or\n\
+        Cilium's sets it: address, roots and token of the control plane, the node's\n\
+        name, limits, log level. Variables that look like one of these and are not\n\
+        known are logged as a warning. `adit proxy ztunnel`, the arguments of those\n\
+        charts, does the same.")]
+    Node,
+    /// TLS in front of a service, which gets plaintext
+    Server(Box<standalone::ServerArgs>),
+    /// TLS for a client, which sends plaintext
+    Client(Box<standalone::ClientArgs>),
+    /// Run many such servers and clients from one file
+    Proxy(proxy::ProxyArgs),
     /// Apply, remove or show the capture rules of a network namespace
     Redirect(redirect::RedirectArgs),
-    #[cfg(feature = "demo")]
-    /// Demonstrate adit on this machine: two nodes, four pods, real traffic
-    Demo(demo::DemoArgs),
+    /// Check a file of `adit run`, `adit proxy` or `adit ca serve`
+    Check(check::CheckArgs),
+    /// Read a guide
+    Guide(guide::GuideArgs),
+    /// Measure a proxy: generate load, and serve the other end of it
     #[cfg(feature = "bench")]
-    /// Benchmark a proxy, or none: generate load, and serve the other end of it
     Bench(bench::BenchArgs),
-    /// TLS in front of one service: accepts TLS, connects to the target in plaintext
-    Server(Box<standalone::ServerArgs>),
-    /// TLS for one client: accepts plaintext, connects to the target with TLS
-    Client(Box<standalone::ClientArgs>),
-    /// Proxy the pods of a node of an Istio ambient mesh, in ztunnel's place, until SIGTERM
-    #[command(
-        after_help = "Reads the environment that Istio's chart (or Cilium's) sets: addresses, roots and token of\n\
-        the control plane, the node's name, limits, log level. `adit proxy ztunnel`, the arguments\n\
-        of those charts, is the same. Unknown variables of its families are warned about."
-    )]
-    Node,
-    /// Run many such servers and clients from one file, until SIGTERM
-    Proxy(proxy::ProxyArgs),
-    /// Write a commented file to begin with
-    Init(init::InitArgs),
-    /// Make throw-away certificates, to try things out
-    Cert(cert::CertArgs),
-    /// Translate another proxy's configuration
-    Import(import::ImportArgs),
-    /// Fetch, validate and watch SVIDs over a Workload API; validate SVIDs from any issuer
+    /// Fetch, watch and validate SVIDs; check SVIDs of any issuer
     Svid(svid::SvidArgs),
-    /// Check the Workload API of any server
+    /// Check a Workload API server against the specification
     WorkloadApi(workload_api_check::WorkloadApiArgs),
-    /// Print a completion script
-    #[command(after_help = "Example:\n  \
-        adit completions bash > /etc/bash_completion.d/adit")]
+    /// Run, rotate and look at the embedded CA
+    Ca(ca::CaArgs),
+    /// Make throw-away certificates
+    Cert(cert::CertArgs),
+    /// Show adit at work here: two nodes, four pods, real traffic
+    #[cfg(feature = "demo")]
+    Demo(demo::DemoArgs),
+    /// Write a commented configuration file that runs
+    Init(init::InitArgs),
+    /// Translate the configuration of another proxy
+    Import(import::ImportArgs),
+    /// Print a completion script for a shell
+    #[command(after_help = "Examples:\n  \
+        adit completions bash > /etc/bash_completion.d/adit\n  \
+        adit completions zsh > /usr/local/share/zsh/site-functions/_adit\n  \
+        adit completions fish > ~/.config/fish/completions/adit.fish")]
     Completions {
         /// Shell to print it for
         shell: clap_complete::Shell,
     },
-    /// Write the manual pages of all commands
+    /// Write the manual pages
     Man(man::ManArgs),
-    /// Read a guide
-    Guide(guide::GuideArgs),
-    /// Print which build this is
+    /// Print the version and the build
     Version,
 }
 
@@ -133,35 +134,52 @@ fn done() -> u8 {
         }
         args = ["adit", "node", "--help"].map(Into::into).into();
     }
-    let args = standalone::reordered(args);
-    let command = args.get(1).map(|arg| arg.to_string_lossy());
-    let unknown = command.as_ref().is_some_and(|command| {
-        !command.starts_with('-') && Cli::command().find_subcommand(&**command).is_none()
-    });
-    if let Some(missing) = command.as_deref().filter(|_| unknown).and_then(not_built) {
-        complain!("adit {missing}");
+    if args.len() <= 1 {
+        complain!("{}", help::WELCOME.trim_end());
         return USAGE;
     }
+    match parsed(args) {
+        Ok(cli) => act(cli.command),
+        Err(code) => code,
+    }
+}
+
+/// The command line, or the exit code of one that was answered already.
+fn parsed(args: Vec<OsString>) -> Result<Cli, u8> {
+    let args = help::help_last(standalone::reordered(args), &Cli::command());
+    let missing = args.get(1).and_then(|command| command.to_str()).filter(|command| {
+        !command.starts_with('-') && Cli::command().find_subcommand(command).is_none()
+    });
+    if let Some(missing) = missing.and_then(not_built) {
+        complain!("adit {missing}");
+        return Err(USAGE);
+    }
     let as_ghostunnel = args.get(1).is_some_and(|a| a == "server" || a == "client");
-    let cli = match Cli::try_parse_from(args) {
-        Ok(cli) => cli,
-        Err(error) => {
-            if !error.use_stderr() {
-                output::write(|| error.print());
-                return OK;
-            }
-            let told = error.render().to_string();
-            match without_lines_of_keys(&without_keys(&told)) {
-                whole if whole == told => drop(error.print()),
-                without => complain!("{without}"),
-            }
-            if unknown {
-                complain!("\n{}", Cli::command().render_help());
-            }
-            return if as_ghostunnel { FAILED } else { USAGE };
-        }
+    let mut command = help::arranged(Cli::command(), help::Extent::asked(&args));
+    let matches = command.try_get_matches_from_mut(args);
+    let error = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => return Ok(cli),
+        Err(error) => error,
     };
-    match cli.command {
+    if !error.use_stderr() {
+        output::write(|| error.print());
+        return Err(OK);
+    }
+    let told = error.render().to_string();
+    match without_lines_of_keys(&without_keys(&told)) {
+        whole if whole == told => drop(error.print()),
+        without => complain!("{without}"),
+    }
+    Err(if as_ghostunnel { FAILED } else { USAGE })
+}
+
+/// The command line as people see all of it: for completion scripts and manual pages.
+fn whole() -> clap::Command {
+    help::arranged(Cli::command(), help::Extent::All)
+}
+
+fn act(command: Command) -> u8 {
+    match command {
         Command::Run { config, takeover } => match takeover {
             None => run(&config, None),
             Some(Address::Unix(path)) => run(&config, Some(&path)),
@@ -187,12 +205,10 @@ fn done() -> u8 {
         Command::Svid(args) => svid::run(args),
         Command::WorkloadApi(args) => workload_api_check::run(args),
         Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "adit", &mut script);
-            output::text(&String::from_utf8_lossy(&script));
+            output::text(&completions::script(shell, whole()));
             OK
         }
-        Command::Man(args) => man::run(&args, Cli::command()),
+        Command::Man(args) => man::run(&args, whole()),
         Command::Guide(args) => guide::run(&args),
         Command::Version => {
             let istio = std::env::var("ISTIO_META_ISTIO_VERSION").ok();

@@ -43,7 +43,9 @@ pub(super) fn run(arguments: &[String]) -> u8 {
         }
     };
     for word in arguments.iter().skip(2) {
-        complain!("{word:?} is not read: settings come as variables (see adit node --help)");
+        complain!(
+            "argument {word:?} is ignored: settings come from the environment (adit node --help)"
+        );
     }
     match ambient::run(environment) {
         Ok(()) => OK,

@@ -10,13 +10,40 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use clap::{Args, ValueEnum};
+
 use super::exit::{FAILED, OK};
+
+// The flags of all commands whose results scripts read. (No documentation comment: it would be the
+// text about the command.)
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct Format {
+    /// Print as JSON, for scripts
+    #[arg(long)]
+    json: bool,
+    /// The same, as --output json
+    #[arg(long, hide = true, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+impl Format {
+    /// Whether a script reads it.
+    pub(super) fn is_json(self) -> bool {
+        self.json || self.output == Output::Json
+    }
+}
 
 /// Prints a line on standard output.
 macro_rules! say {
     ($($words:tt)*) => { $crate::cli::output::line(format_args!($($words)*)) };
 }
-/// Prints a line on standard error. Who cannot be told cannot be told that either.
+/// Prints a line on standard error. If that fails, there is nobody to tell.
 macro_rules! complain {
     ($($words:tt)*) => { $crate::cli::output::error_line(format_args!($($words)*)) };
 }
@@ -51,7 +78,21 @@ pub(super) fn write(what: impl FnOnce() -> io::Result<()>) {
     }
 }
 
-/// Whether standard output takes no more: who prints on and on ends then.
+/// Whether a terminal takes colours here, and they are wanted (NO_COLOR).
+pub(super) fn has_colours(stream: &impl anstream::stream::RawStream) -> bool {
+    anstream::AutoStream::choice(stream) != anstream::ColorChoice::Never
+}
+
+/// The widest text that is easy to read.
+const WIDEST: usize = 120;
+
+/// How many columns text for people has: those of the terminal, 80 where there is none.
+pub(super) fn columns() -> usize {
+    let size = terminal_size::terminal_size_of(io::stdout());
+    size.map_or(80, |(terminal_size::Width(width), _)| usize::from(width)).clamp(40, WIDEST)
+}
+
+/// Whether standard output takes no more: a command that prints updates ends then.
 pub(super) fn is_lost() -> bool {
     LOST.lock().unwrap_or_else(PoisonError::into_inner).is_some()
 }

@@ -10,10 +10,12 @@ use crate::app::standalone::{Plan, StartError, run as run_plan};
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  \
         adit proxy -c /etc/adit/services.yaml\n\n\
-        Each service is like one `adit server` or `adit client`. Edits of the file take effect\n\
-        at once, also on SIGHUP: services that stay the same keep their connections, one that\n\
-        is changed or removed drains. A bad edit is logged and changes nothing. `adit check\n\
-        FILE` checks it. `adit proxy ztunnel`, with any one word, is `adit node`.")]
+        Runs until SIGTERM and then drains connections. Each service of the file is\n\
+        like one `adit server` or `adit client`. Edits of the file take effect at once:\n\
+        services that stay the same keep their connections; a changed or removed one is\n\
+        drained. An edit with errors is logged and changes nothing: `adit check FILE`\n\
+        finds them before.\n\n\
+        `adit proxy ztunnel` is `adit node`.")]
 pub(super) struct ProxyArgs {
     /// Path of the configuration file
     #[arg(short, long, value_name = "FILE", env = "ADIT_CONFIG")]

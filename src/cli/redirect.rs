@@ -13,21 +13,21 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     BAD_CONFIG, FAILED, OK,
-    output::{complain, say},
+    output::{Format, complain, say},
 };
 use crate::{
     mesh::{NetnsRef, NonTcp},
-    pods::capture::{self, CaptureError},
+    pods::capture::{self, CaptureError, CaptureReport},
     sys::netns::Netns,
 };
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum RedirectVerb {
-    /// Redirect the namespace's TCP to adit
+    /// Redirect TCP of the namespace to adit
     Apply,
     /// Remove the redirection
     Remove,
-    /// Show what is applied, as JSON
+    /// Show which rules are applied, and whether they are complete
     Show,
 }
 
@@ -35,22 +35,30 @@ enum RedirectVerb {
 #[command(after_help = "Examples:\n  \
         adit redirect apply --netns shop-web\n  \
         adit redirect show --netns pid:4711\n\n\
-        `adit run` does this by itself where the mesh file says `capture: { rules: nft }`.\n\
-        If a part cannot be applied, nothing is.")]
+        `adit run` does this by itself if the mesh file says `capture: { rules: nft }`.\n\
+        The rules are applied all together or not at all.")]
 pub(super) struct RedirectArgs {
+    /// What to do
     verb: RedirectVerb,
-    /// A name under /run/netns, an absolute path, or pid:N
-    #[arg(long, value_name = "N")]
+    /// Network namespace: a name under /run/netns, an absolute path, or pid:N
+    #[arg(long, value_name = "NETNS")]
     netns: NetnsRef,
-    /// Keep plaintext connections that are older than the rules (mtls: permissive)
+    #[command(flatten)]
+    format: Format,
+    /// Keep plaintext connections that are older than the rules (apply)
+    ///
+    /// As `mtls: permissive` of a mesh file.
     #[arg(long)]
     permissive: bool,
-    /// Let the kubelet's probes pass, from the address that istio-cni gives them. The node's rules
-    /// against others who use it are lost when its firewall is reloaded: run this again then
+    /// Let the kubelet's probes pass, from istio-cni's address for them (apply)
+    ///
+    /// Rules of the node keep everybody else from using that address. They are lost when the
+    /// node's firewall is reloaded: apply again then.
     #[arg(long)]
     kubelet_probes: bool,
-    /// What becomes of traffic that is not TCP: pass, count or drop. DNS and what IP needs of ICMP
-    /// pass in any case
+    /// What to do with traffic that is not TCP: pass, count or drop (apply)
+    ///
+    /// DNS always passes, and so does the ICMP that IP needs.
     #[arg(long, value_name = "VERDICT", default_value = "pass")]
     non_tcp: NonTcp,
 }
@@ -80,10 +88,10 @@ pub(super) fn run(args: &RedirectArgs) -> u8 {
     }
 }
 
-/// What nobody does once this command has exited.
-const AFTER_A_FLUSH: &str = "applied; the node drops the address of the kubelet's probes where \
-                             others use it, by rules that are lost when its firewall is reloaded: \
-                             run this again then (`adit run` restores them by itself)";
+/// What to repeat by hand, as nobody does it once this command has ended.
+const AFTER_A_FLUSH: &str = "applied. Rules of the node keep everybody but the kubelet from using \
+                             the address of its probes. They are lost when the node's firewall is \
+                             reloaded: run this again then (`adit run` restores them by itself)";
 
 fn open(named: &NetnsRef) -> io::Result<Netns> {
     let netns = Netns::open(&named.path())?;
@@ -108,7 +116,132 @@ fn act(args: &RedirectArgs, netns: &Arc<Netns>) -> Result<(), CaptureError> {
             applied?;
         }
         RedirectVerb::Remove => capture::remove(netns, &patience)?,
-        RedirectVerb::Show => say!("{:#}", capture::show(netns)?),
+        RedirectVerb::Show => {
+            let report = capture::show(netns)?;
+            match args.format.is_json() {
+                true => say!("{:#}", serde_json::json!(report)),
+                false => say!("{}", table(&args.netns.to_string(), &report)),
+            }
+        }
     }
     Ok(())
+}
+
+/// The report for people: a line for each question.
+fn table(netns: &str, report: &CaptureReport) -> String {
+    let by_others = |by: Option<bool>| by == Some(true);
+    let others = by_others(report.inbound_by_others) || by_others(report.outbound_by_others);
+    let has_some = report.complete || !report.missing.is_empty();
+    let rules = match (report.complete, has_some, others) {
+        (true, ..) => "complete".to_owned(),
+        (false, true, _) => format!("NOT COMPLETE, without {}", report.missing.join(", ")),
+        (false, false, true) => "none of adit's; another program redirects TCP to adit".to_owned(),
+        (false, false, false) => "none".to_owned(),
+    };
+    let is_there = |part: &str| has_some && !report.missing.iter().any(|m| m.contains(part));
+    let captured = |part: &str, by: Option<bool>, to: &str| match is_there(part) || by_others(by) {
+        true => format!("TCP goes to adit, {to}"),
+        false => "NOT CAPTURED: TCP passes as it is".to_owned(),
+    };
+    let mut exceptions = vec!["loopback", "adit's own connections"];
+    if report.kubelet_probes {
+        exceptions.push("the kubelet's probes from 169.254.7.127");
+    }
+    let mut rows = vec![
+        ("rules", rules),
+        (
+            "inbound",
+            captured(
+                "inbound TCP",
+                report.inbound_by_others,
+                "HBONE on port 15008, plaintext on port 15006",
+            ),
+        ),
+        ("outbound", captured("outbound TCP", report.outbound_by_others, "port 15001")),
+    ];
+    if has_some {
+        rows.push(("exceptions", exceptions.join(", ")));
+        rows.push((
+            "older TCP",
+            match report.strict {
+                true => "plaintext connections from before the rules are blocked (strict)",
+                false => "plaintext connections from before the rules continue (permissive)",
+            }
+            .to_owned(),
+        ));
+        rows.push((
+            "not TCP",
+            match report.non_tcp {
+                Some("pass") => "passes as it is",
+                Some("count") => "passes as it is, and is counted",
+                Some(_) => "is dropped and counted, but for DNS and the ICMP that IP needs",
+                None => "NOT KNOWN: the rules about it were changed",
+            }
+            .to_owned(),
+        ));
+    }
+    if !report.complete && !others {
+        rows.push(("what to do", format!("adit redirect apply --netns {netns}")));
+    }
+    let rows = rows.into_iter().map(|(name, says)| format!("\n  {name:<12}{says}"));
+    format!("network namespace {netns}{}", rows.collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> CaptureReport {
+        CaptureReport {
+            applied: true,
+            complete: true,
+            missing: Vec::new(),
+            strict: true,
+            kubelet_probes: true,
+            non_tcp: Some("count"),
+            outbound_by_others: Some(false),
+            inbound_by_others: Some(false),
+            nft: String::new(),
+            ip_rules: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn complete_rules_are_said_to_be_and_nothing_is_to_do() {
+        assert_eq!(
+            table("web", &report()),
+            "\
+network namespace web
+  rules       complete
+  inbound     TCP goes to adit, HBONE on port 15008, plaintext on port 15006
+  outbound    TCP goes to adit, port 15001
+  exceptions  loopback, adit's own connections, the kubelet's probes from 169.254.7.127
+  older TCP   plaintext connections from before the rules are blocked (strict)
+  not TCP     passes as it is, and is counted"
+        );
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_what_to_do() {
+        let missing = vec!["the redirection of inbound TCP"];
+        let some = CaptureReport { complete: false, applied: false, missing, ..report() };
+        let shown = table("web", &some);
+        assert!(shown.contains("NOT COMPLETE, without the redirection of inbound TCP"), "{shown}");
+        assert!(shown.contains("inbound     NOT CAPTURED"), "{shown}");
+        assert!(shown.contains("outbound    TCP goes to adit"), "{shown}");
+        assert!(shown.contains("adit redirect apply --netns web"), "{shown}");
+    }
+
+    #[test]
+    fn nothing_is_said_of_rules_that_are_not_there() {
+        let none = CaptureReport { complete: false, applied: false, ..report() };
+        let shown = table("pid:7", &none);
+        assert!(shown.contains("rules       none\n") && !shown.contains("older TCP"), "{shown}");
+        assert!(shown.contains("inbound     NOT CAPTURED"), "{shown}");
+        let by_istio =
+            CaptureReport { inbound_by_others: Some(true), outbound_by_others: Some(true), ..none };
+        let shown = table("pid:7", &by_istio);
+        assert!(shown.contains("another program redirects TCP to adit"), "{shown}");
+        assert!(!shown.contains("NOT CAPTURED") && !shown.contains("what to do"), "{shown}");
+    }
 }

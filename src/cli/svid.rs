@@ -17,8 +17,7 @@ use zeroize::Zeroizing;
 
 use super::{
     BAD_CONFIG, FAILED, OK,
-    findings::Output,
-    output::{self, complain, say},
+    output::{self, Format, complain, say},
     svid_lint,
 };
 use crate::{
@@ -48,29 +47,34 @@ enum SvidCommand {
         subcommand,
         after_help = "Examples:\n  \
         adit svid fetch x509 --write /run/tls\n  \
-        adit svid fetch jwt --audience db --output json"
+        adit svid fetch jwt --audience db --json"
     )]
     Fetch(Fetch),
     /// Validate a token with the Workload API
     #[command(subcommand)]
     Validate(Validate),
     /// Print each X.509 update as it arrives
+    #[command(after_help = "Example:\n  adit svid watch")]
     Watch(WorkloadApiArgs),
-    /// Check SVIDs and bundles rule by rule, with the clause of the specification
+    /// Check SVIDs and bundles of any issuer against the specification
     Lint(svid_lint::LintArgs),
 }
 
 #[derive(Debug, Subcommand)]
 enum Fetch {
-    /// X.509-SVIDs and bundles
+    /// Fetch X.509-SVIDs and bundles
+    #[command(after_help = "Example:\n  adit svid fetch x509 --write /run/tls")]
     X509 {
         #[command(flatten)]
         at: WorkloadApiArgs,
-        /// Write svid.N.pem, svid.N.key (mode 0600) and bundle.TRUST-DOMAIN.pem here
+        /// Directory to write them to
+        ///
+        /// svid.N.pem, svid.N.key (mode 0600) and bundle.TRUST-DOMAIN.pem.
         #[arg(long, value_name = "DIR")]
         write: Option<PathBuf>,
     },
-    /// JWT-SVIDs
+    /// Fetch JWT-SVIDs
+    #[command(after_help = "Example:\n  adit svid fetch jwt --audience db --json")]
     Jwt {
         #[command(flatten)]
         at: WorkloadApiArgs,
@@ -85,12 +89,13 @@ enum Fetch {
 
 #[derive(Debug, Subcommand)]
 enum Validate {
-    /// A JWT-SVID
+    /// Validate a JWT-SVID
+    #[command(after_help = "Example:\n  adit svid validate jwt --audience db \"$TOKEN\"")]
     Jwt {
         #[command(flatten)]
         at: WorkloadApiArgs,
         /// Audience that the token must name
-        #[arg(long)]
+        #[arg(long, value_name = "AUD")]
         audience: String,
         /// The token, in JWS Compact Serialization
         token: String,
@@ -99,12 +104,11 @@ enum Validate {
 
 #[derive(Debug, Args)]
 struct WorkloadApiArgs {
-    /// The Workload API: unix:///PATH, tcp://IP:PORT, or a path
-    #[arg(long, value_name = "S", env = ENDPOINT_VARIABLE)]
+    /// Address of the Workload API: unix:///PATH, tcp://IP:PORT, or a path
+    #[arg(long, value_name = "ADDR", env = ENDPOINT_VARIABLE)]
     socket: Endpoint,
-    /// Output format
-    #[arg(long, value_enum, default_value_t = Output::Text)]
-    output: Output,
+    #[command(flatten)]
+    format: Format,
 }
 
 impl SvidCommand {
@@ -126,8 +130,7 @@ impl SvidCommand {
     }
 }
 
-/// Whether an endpoint that is a Unix socket is there: a caller who was given a path of nothing, or
-/// of something else, learns so by the exit code.
+/// Whether an endpoint that is a Unix socket exists and is a socket: the exit code says so.
 pub(super) fn is_there(endpoint: &Endpoint) -> Result<(), String> {
     let Endpoint::Unix(path) = endpoint else { return Ok(()) };
     match fs::metadata(path) {
@@ -172,7 +175,7 @@ async fn act(command: SvidCommand) -> anyhow::Result<()> {
             if let Some(dir) = &write {
                 write_all(dir, &context)?;
             }
-            print(at.output, &described(&context));
+            print(at.format, &described(&context));
         }
         SvidCommand::Fetch(Fetch::Jwt { at, audience, spiffe_id }) => {
             let tokens = Client::new(&at.socket).jwt(&audience, spiffe_id.as_ref()).await;
@@ -180,12 +183,12 @@ async fn act(command: SvidCommand) -> anyhow::Result<()> {
             let svids = tokens.iter();
             let svids =
                 svids.map(|t| json!({ "id": t.id.as_str(), "hint": t.hint, "token": t.token }));
-            print(at.output, &json!({ "svids": svids.collect::<Vec<_>>() }));
+            print(at.format, &json!({ "svids": svids.collect::<Vec<_>>() }));
         }
         SvidCommand::Validate(Validate::Jwt { at, audience, token }) => {
             let judged = Client::new(&at.socket).validate_jwt(&audience, &token).await;
             let (id, claims) = judged.with_context(|| at.named())?;
-            print(at.output, &json!({ "id": id.as_str(), "claims": claims }));
+            print(at.format, &json!({ "id": id.as_str(), "claims": claims }));
         }
         SvidCommand::Watch(at) => {
             let updates = Client::new(&at.socket).x509().await;
@@ -202,8 +205,8 @@ async fn act(command: SvidCommand) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print(how: Output, value: &Value) {
-    let list = value["svids"].as_array().filter(|_| how == Output::Text);
+fn print(how: Format, value: &Value) {
+    let list = value["svids"].as_array().filter(|_| !how.is_json());
     let Some(list) = list else {
         return say!("{}", printable_json(&format!("{value:#}")));
     };
@@ -269,7 +272,7 @@ fn pem(label: &str, der: &[u8]) -> String {
     all + &format!("-----END {label}-----\n")
 }
 
-/// Writes beside and renames, so that nobody reads half a file.
+/// Writes another file and renames it, so that no reader sees half of it.
 fn write(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
     let mut temp = path.as_os_str().to_owned();
     temp.push(format!(".tmp{}", std::process::id()));

@@ -14,8 +14,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{
     BAD_CONFIG,
-    findings::{self, LEGEND, Output},
-    output::complain,
+    findings::{self, LEGEND},
+    output::{Format, complain},
 };
 use crate::identity::{
     BundleSet, JwtAuthority, TrustBundle, TrustDomain,
@@ -31,28 +31,31 @@ const MOST: usize = 1000;
 const EXAMPLES: &str = "\
 Examples:
   adit svid lint svid.pem
-  adit svid lint svid.pem --bundle ca.pem                # does the chain hold?
+  adit svid lint svid.pem --bundle ca.pem
   adit svid lint token.jwt --bundle bundle.json --audience db
   adit svid lint --authority ca.pem
-  openssl s_client -showcerts -connect 10.0.0.1:8443 </dev/null | adit svid lint -
-  adit svid lint *.pem --output json | jq '.reports[].findings[] | select(.verdict == \"fail\")'
+  openssl s_client -showcerts -connect db:8443 </dev/null | adit svid lint -
+  adit svid lint *.pem --json | jq '.reports[].findings'
 
-A FILE is a certificate chain (PEM or DER, leaf first), a JWT-SVID, or a bundle document (JSON);
-which one is recognised by its content.
+FILE is a certificate chain (PEM or DER, leaf first), a JWT-SVID, or a bundle
+document (JSON). Its content tells which.
 ";
 
 #[derive(Debug, Args)]
-#[command(after_help = format!("{EXAMPLES}\n{LEGEND}"))]
+#[command(after_help = format!("{EXAMPLES}\nMore:\n{LEGEND}"))]
 pub(super) struct LintArgs {
     /// Files to check; - is standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Bundle to check trust against: a bundle document, a JWK Set, or certificates (PEM or DER)
+    /// Bundle to validate against
+    ///
+    /// A bundle document, a JWK Set, or certificates (PEM or DER).
     #[arg(long, value_name = "FILE")]
     bundle: Option<PathBuf>,
-    /// Trust domain of the bundle, and of each FILE; without it the bundle is taken for that of
-    /// each FILE's own trust domain
-    #[arg(long, value_name = "TD")]
+    /// Trust domain of the bundle and of each FILE
+    ///
+    /// Without it, the bundle counts for the trust domain that each FILE names.
+    #[arg(long, value_name = "DOMAIN")]
     trust_domain: Option<TrustDomain>,
     /// Audience that a JWT-SVID must name
     #[arg(long)]
@@ -63,17 +66,16 @@ pub(super) struct LintArgs {
     /// Treat each certificate as a signing certificate (a CA), not an SVID
     #[arg(long)]
     authority: bool,
-    /// Show only the rules that are not kept
+    /// Show only rules that are broken or not checked
     #[arg(short, long)]
     quiet: bool,
-    /// Output format
-    #[arg(long, value_enum, default_value_t = Output::Text)]
-    output: Output,
+    #[command(flatten)]
+    format: Format,
 }
 
 pub(super) fn run(args: &LintArgs) -> u8 {
     match lint(args) {
-        Ok(reports) => findings::print(args.output, &reports, args.quiet),
+        Ok(reports) => findings::print(args.format, &reports, args.quiet),
         Err(error) => {
             complain!("adit svid lint: {error:#}");
             BAD_CONFIG

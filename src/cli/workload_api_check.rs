@@ -6,8 +6,8 @@ use clap::{Args, Subcommand};
 
 use super::{
     BAD_CONFIG, FAILED,
-    findings::{self, LEGEND, Output},
-    output::complain,
+    findings::{self, LEGEND},
+    output::{Format, complain},
     svid,
 };
 use crate::{
@@ -18,11 +18,11 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   adit workload-api check --socket unix:///run/spire/agent.sock
-  adit workload-api check --socket unix:///run/adit/agent.sock --audience db --quiet
-  adit workload-api check --output json | jq '.reports[].findings[] | select(.verdict == \"fail\")'
+  adit workload-api check --socket unix:///run/adit/agent.sock --quiet
+  adit workload-api check --json | jq '.reports[].findings'
 
-It calls as the process that it is: register `adit` with the server, or run it as a user that is.
-Keys are compared with their certificates and not shown.
+adit calls the server as any workload does: register it, or run it as a user
+that is registered.
 ";
 
 #[derive(Debug, Args)]
@@ -33,20 +33,20 @@ pub(super) struct WorkloadApiArgs {
 
 #[derive(Debug, Subcommand)]
 enum WorkloadApiCommand {
-    /// Check a server rule by rule, with the clause of the specification
+    /// Check a server against the specification, rule by rule
     Check(CheckArgs),
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = format!("{EXAMPLES}\n{LEGEND}"))]
+#[command(after_help = format!("{EXAMPLES}\nMore:\n{LEGEND}"))]
 struct CheckArgs {
-    /// The Workload API: unix:///PATH, tcp://IP:PORT, or a path
-    #[arg(long, value_name = "S", env = ENDPOINT_VARIABLE)]
+    /// Address of the Workload API: unix:///PATH, tcp://IP:PORT, or a path
+    #[arg(long, value_name = "ADDR", env = ENDPOINT_VARIABLE)]
     socket: String,
     /// Audience of the tokens that are fetched and validated
     #[arg(long, default_value = "adit-check")]
     audience: String,
-    /// How long to watch a stream for messages without news
+    /// How long to watch a stream for updates that change nothing
     #[arg(
         long,
         value_name = "TIME",
@@ -54,7 +54,7 @@ struct CheckArgs {
         value_parser = humantime::parse_duration
     )]
     watch: Duration,
-    /// How long one answer may take
+    /// Timeout of one answer
     #[arg(
         long,
         value_name = "TIME",
@@ -62,12 +62,11 @@ struct CheckArgs {
         value_parser = humantime::parse_duration
     )]
     timeout: Duration,
-    /// Show only the rules that are not kept
+    /// Show only rules that are broken or not checked
     #[arg(short, long)]
     quiet: bool,
-    /// Output format
-    #[arg(long, value_enum, default_value_t = Output::Text)]
-    output: Output,
+    #[command(flatten)]
+    format: Format,
 }
 
 pub(super) fn run(args: WorkloadApiArgs) -> u8 {
@@ -82,6 +81,6 @@ pub(super) fn run(args: WorkloadApiArgs) -> u8 {
             return FAILED;
         }
     };
-    let code = findings::print(args.output, &[(args.socket, report)], args.quiet);
+    let code = findings::print(args.format, &[(args.socket, report)], args.quiet);
     if missing { BAD_CONFIG } else { code }
 }

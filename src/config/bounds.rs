@@ -78,9 +78,8 @@ pub(super) fn check(text: &str) -> Result<(), Fault> {
     let (mut extents, mut values, mut aliases) = (Extents::default(), 0_usize, 0_usize);
     let scalar = TextExtent { depth: 0, values: 1 };
     for event in Parser::new_from_str(text) {
-        let at = |line, column, message| Fault { line, column, key: String::new(), message };
         let (event, span) = event.map_err(|e| {
-            at(e.marker().line(), e.marker().col() + 1, format!("not YAML: {}", e.info()))
+            Fault::at(e.marker().line(), e.marker().col() + 1, format!("not YAML: {}", e.info()))
         })?;
         let mut deepest = 0;
         match event {
@@ -112,7 +111,7 @@ pub(super) fn check(text: &str) -> Result<(), Fault> {
             (.., true) => format!("has more than {ALIASES} aliases"),
             _ => continue,
         };
-        return Err(at(span.start.line(), span.start.col() + 1, why));
+        return Err(Fault::at(span.start.line(), span.start.col() + 1, why));
     }
     Ok(())
 }

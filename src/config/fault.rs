@@ -4,15 +4,18 @@ use std::{fmt, io, path::PathBuf};
 
 use serde::Serialize;
 
-use crate::identity::shown;
+use crate::identity::{counted, shown};
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Fault {
     /// From 1.
     pub line: usize,
     /// From 1.
     pub column: usize,
+    /// The column behind the last character, if that is on the same line.
+    pub end_column: Option<usize>,
     /// The path of keys, such as `workloads[0].addresses`.
     pub key: String,
     /// What is wrong, and what would be right.
@@ -23,7 +26,12 @@ impl Fault {
     /// One that is about the whole file.
     #[must_use]
     pub fn at_start(message: String) -> Self {
-        Self { line: 1, column: 1, key: String::new(), message }
+        Self::at(1, 1, message)
+    }
+
+    /// One at a place of the text that no key leads to.
+    pub(super) fn at(line: usize, column: usize, message: String) -> Self {
+        Self { line, column, end_column: None, key: String::new(), message }
     }
 }
 
@@ -54,6 +62,16 @@ impl Faults {
         Self::one(file, Fault::at_start(message.into()))
     }
 
+    /// How many there are: `2 errors in mesh.yaml`.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let all = counted(self.faults.len() + self.more, "error");
+        match self.more {
+            0 => format!("{all} in {}", self.file),
+            more => format!("{all} in {}, {more} of them not listed", self.file),
+        }
+    }
+
     /// A single one.
     pub(super) fn one(file: &str, fault: Fault) -> Self {
         Self { file: file.into(), faults: vec![fault], more: 0 }
@@ -65,13 +83,7 @@ impl fmt::Display for Faults {
         for fault in &self.faults {
             writeln!(f, "{}:{fault}", self.file)?;
         }
-        let all = self.faults.len() + self.more;
-        let plural = if all == 1 { "" } else { "s" };
-        write!(f, "{all} error{plural} in {}", self.file)?;
-        match self.more {
-            0 => Ok(()),
-            more => write!(f, ", {more} of them not listed"),
-        }
+        f.write_str(&self.summary())
     }
 }
 

@@ -93,11 +93,9 @@ pub(super) struct Item<'a> {
 /// The documents of a text, unless it is too deep or too large to be read safely.
 pub(super) fn documents(text: &str) -> Result<Vec<MarkedYaml<'_>>, Fault> {
     bounds::check(text)?;
-    MarkedYaml::load_from_str(text).map_err(|e| Fault {
-        line: e.marker().line(),
-        column: e.marker().col() + 1,
-        key: String::new(),
-        message: without_keys(&format!("not YAML: {}", e.info())).into_owned(),
+    MarkedYaml::load_from_str(text).map_err(|e| {
+        let message = without_keys(&format!("not YAML: {}", e.info())).into_owned();
+        Fault::at(e.marker().line(), e.marker().col() + 1, message)
     })
 }
 
@@ -133,13 +131,14 @@ impl<'a> Item<'a> {
 
     /// What is said about it.
     pub(super) fn at(&self, message: impl Display) -> Fault {
-        let start = self.yaml.span.start;
+        let (start, end) = (self.yaml.span.start, self.yaml.span.end);
         let (line, column) = (start.line(), start.col() + 1);
+        let end_column = (end.line() == line).then(|| end.col() + 1);
         // A key where its path belongs is quoted by whoever finds that it is none.
         let value = self.yaml.data.as_str().unwrap_or_default();
         let message = without(&message.to_string(), value).into_owned();
         let (key, message) = (cut(without_keys(&self.path).into_owned()), cut(message));
-        Fault { line, column, key, message }
+        Fault { line, column, end_column, key, message }
     }
 
     pub(super) fn fault(&self, message: impl Display) {

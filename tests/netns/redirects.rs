@@ -174,7 +174,7 @@ fn whole() {
             assert_eq!(lab.tool("other", &format!("ip {family} rule show priority 32764")), "");
             assert_eq!(lab.tool("other", &format!("ip {family} route show table 100")), "");
         }
-        let shown = redirect("show --netns other").stdout;
+        let shown = redirect("show --json --netns other").stdout;
         let shown: serde_json::Value = serde_json::from_slice(&shown).unwrap();
         assert_eq!(shown["applied"], false);
     };

@@ -7,6 +7,43 @@ use crate::{
     process::{Adit, command, command_of, ended},
 };
 
+#[test]
+fn without_a_command_three_ways_to_begin_are_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, told) = said("", dir.path());
+    assert_eq!(code, 2, "{told}");
+    for command in ["adit guide mesh", "adit init server", "adit demo", "adit --help"] {
+        assert!(told.contains(command), "{told}");
+    }
+    assert!(!told.contains("error"), "{told}");
+}
+
+#[test]
+fn bash_completes_commands_flags_and_values() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, script) = said("completions bash", dir.path());
+    assert_eq!(code, 0);
+    fs::write(dir.path().join("adit.bash"), script).unwrap();
+    let completed = |typed: &str| {
+        let load = ". ./adit.bash; read -ra COMP_WORDS <<< \"$1\"; \
+                    COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); \
+                    _adit adit \"${COMP_WORDS[-1]}\" \"${COMP_WORDS[-2]}\"; \
+                    printf '%s\\n' \"${COMPREPLY[@]}\"";
+        let mut bash = std::process::Command::new("bash");
+        bash.args(["--norc", "-c", load, "-", typed]).current_dir(dir.path());
+        String::from_utf8(bash.output().unwrap().stdout).unwrap()
+    };
+    for (typed, offered) in [
+        ("adit ser", "server"),
+        ("adit ca ro", "rotate"),
+        ("adit server --allow-ur", "--allow-uri"),
+        ("adit init m", "mesh"),
+        ("adit server --quiet han", "handshake-errs"),
+    ] {
+        assert_eq!(completed(typed).trim(), offered, "{typed}");
+    }
+}
+
 /// The exit code, and what was said.
 fn said(args: &str, within: &Path) -> (i32, String) {
     let done = command(args).current_dir(within).output().unwrap();
@@ -59,7 +96,7 @@ fn certificates_that_are_there_are_replaced_only_when_asked_for() {
     let root = fs::read(dir.path().join("certs/ca.crt")).unwrap();
     let (code, told) = said("cert dev", dir.path());
     assert_eq!(code, 3, "{told}");
-    assert!(told.contains("certs/ca.crt is there already"), "{told}");
+    assert!(told.contains("certs/ca.crt exists already"), "{told}");
     assert_eq!(fs::read(dir.path().join("certs/ca.crt")).unwrap(), root);
     assert_eq!(said("cert dev --force", dir.path()).0, 0);
     assert_ne!(fs::read(dir.path().join("certs/ca.crt")).unwrap(), root);
@@ -101,6 +138,11 @@ fn each_command_has_a_manual_page_and_guides_can_be_read() {
     assert_eq!(said("man man1", dir.path()).0, 0);
     let page = fs::read_to_string(dir.path().join("man1/adit-server.1")).unwrap();
     assert!(page.contains("\\-\\-allow\\-uri"), "{page}");
+    for section in ["NAME", "SYNOPSIS", "OPTIONS", "EXAMPLES", "EXIT STATUS", "SEE ALSO"] {
+        let is_there = |heading: &str| page.lines().any(|line| line == heading);
+        let quoted = format!(".SH \"{section}\"");
+        assert!(is_there(&format!(".SH {section}")) || is_there(&quoted), "{section}: {page}");
+    }
     for name in ["adit", "adit-run", "adit-ca-serve", "adit-svid-lint"] {
         assert!(dir.path().join(format!("man1/{name}.1")).exists(), "{name}");
     }

@@ -476,7 +476,7 @@ fn a_json_log_has_one_object_a_line() {
 
 #[test]
 fn help_and_version_answer() {
-    for args in ["--version", "--help", "server --help", "client --help"] {
+    for args in ["--version", "--help", "-h", "help", "server --help", "client --help-all"] {
         assert_eq!(refused(args).0, 0, "{args}");
     }
 }
@@ -485,8 +485,11 @@ fn help_and_version_answer() {
 #[test]
 fn every_flag_is_shown() {
     for (args, flags) in [
-        ("server --help", "allow-ip auto-acme-renew-check-interval auto-acme-alt-tls-alpn-port"),
-        ("client --help", "verify-ip"),
+        (
+            "server --help-all",
+            "allow-ip auto-acme-renew-check-interval auto-acme-alt-tls-alpn-port",
+        ),
+        ("client --help-all", "verify-ip"),
     ] {
         let shown = command(args).output().unwrap();
         let shown = String::from_utf8(shown.stdout).unwrap();

@@ -132,6 +132,8 @@ fn each_command_has_the_same_exit_codes() {
         (1, format!("bench run {nobody} --mode churn --seconds 0.1 --quiet")),
         (2, "bench run nowhere --mode churn".to_owned()),
         (2, "nonsense".to_owned()),
+        (2, String::new()),
+        (2, "ca".to_owned()),
         // As ghostunnel.
         (1, "server --nonsense".to_owned()),
         (1, pki.server(echo.addr).replace("server.crt", "none.crt") + "--allow-all"),

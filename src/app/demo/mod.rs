@@ -8,74 +8,191 @@ mod wire;
 
 use std::{
     io::{Read, Write},
+    net::TcpStream,
     path::Path,
+    time::Instant,
 };
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use lab::{Lab, PODS};
+use wire::Wire;
 
 const SERVICE: &str = "10.96.0.10:80";
 
-/// Runs the demonstration and returns what it saw; `say` is told each step.
+/// How many things [`demo`] shows.
+pub const DEMO_CHECKS: usize = 11;
+
+/// What happens in the demonstration, as it happens.
+#[derive(Clone, Copy, Debug)]
+pub enum DemoEvent<'a> {
+    /// What is done or waited for now.
+    Waiting(&'a str),
+    /// What the next things are about.
+    Scene(&'a str),
+    /// One thing that was shown.
+    Shown(&'a str),
+    /// What a program has logged, after something failed.
+    Log {
+        /// Which program.
+        of: &'a str,
+        /// All of it.
+        text: &'a str,
+    },
+}
+
+/// Receives the events.
+type Tell<'a> = &'a dyn Fn(DemoEvent<'_>);
+
+/// Runs the demonstration and returns what it saw; `tell` is told each event.
 ///
 /// # Errors
-/// The first step that did not come out as it must.
-pub fn demo(say: &dyn Fn(&str)) -> Result<Value> {
+/// The first thing that is not as it must be.
+pub fn demo(tell: Tell<'_>) -> Result<Value> {
     crate::sys::sandbox::enter()?;
-    say("building two nodes and four pods in namespaces of our own");
+    tell(DemoEvent::Waiting("building two nodes and four pods from network namespaces"));
     let mut lab = Lab::build()?;
+    let seen = scenes(&mut lab, tell);
+    if seen.is_err() {
+        for of in ["adit-a", "adit-b", "nginx"] {
+            tell(DemoEvent::Log { of, text: &lab.log(of) });
+        }
+    }
+    seen
+}
+
+/// All that is shown, in a lab that stands.
+fn scenes(lab: &mut Lab, tell: Tell<'_>) -> Result<Value> {
     for node in ['a', 'b'] {
-        write_mesh(&lab, node, &["web", "batch"])?;
+        write_mesh(lab, node, &["web", "batch"])?;
     }
     let adit = std::env::current_exe()?;
     for node in ['a', 'b'] {
+        tell(DemoEvent::Waiting(&format!("waiting until adit on node-{node} is ready")));
         let file = lab.dir.join(format!("mesh-{node}.yaml"));
         let file = file.to_str().context("a UTF-8 temporary directory")?;
         lab.spawn(&format!("node-{node}"), &format!("adit-{node}"), &adit, &["run", "-c", file])?;
-        lab.wait("adit to be ready", || ready(&lab, node))?;
+        lab.wait("adit to be ready", || ready(lab, node))?;
     }
-    start_nginx(&mut lab)?;
+    tell(DemoEvent::Waiting("waiting until nginx answers in pod api"));
+    start_nginx(lab)?;
     let tap = wire::Tap::start(&lab.netns("node-a")?, "wire0")?;
+    let call = allowed(lab, tell)?;
+    let denied = refused(lab, tell)?;
+    let mut web = hold(lab, "web")?;
+    let rotation = renewed(lab, tell, &mut web)?;
+    let edit = edited(lab, tell, &mut web)?;
+    let wire = on_the_wire(tap, tell)?;
+    Ok(json!({
+        "call": call,
+        "denied": denied,
+        "rotation": rotation,
+        "policyEdit": edit,
+        "wire": wire,
+    }))
+}
 
-    say("web calls api over the wire between the nodes");
-    let url = format!("http://{SERVICE}/");
-    let body = curl(&lab, "web", &url)?;
+/// A value of a record, as text.
+fn text<'a>(record: &'a Value, key: &str) -> &'a str {
+    record[key].as_str().unwrap_or("?")
+}
+
+fn allowed(lab: &Lab, tell: Tell<'_>) -> Result<Value> {
+    tell(DemoEvent::Scene("web calls api, which the policy allows"));
+    tell(DemoEvent::Waiting("waiting for the answer of api"));
+    let body = curl(lab, "web", &format!("http://{SERVICE}/"))?;
     ensure!(body.contains("hello from api"), "web got {body:?}");
-    let call = record(&lab, "adit-b", "web", "completed")?;
+    tell(DemoEvent::Shown(
+        "curl in web got \"hello from api\" from nginx. Neither of them knows of TLS.",
+    ));
+    let call = record(lab, "adit-b", "web", "completed")?;
+    let (from, to) = (text(&call, "src.identity"), text(&call, "dst.identity"));
+    ensure!(from.ends_with("/sa/web") && to.ends_with("/sa/api"), "the record says {call}");
+    let (version, group, cipher) =
+        (text(&call, "tls.version"), text(&call, "tls.group"), text(&call, "tls.cipher"));
+    tell(DemoEvent::Shown(&format!(
+        "Both sides proved who they are, with certificates: {from} and {to}."
+    )));
+    tell(DemoEvent::Shown(&format!(
+        "Allowed by policy {}; encrypted with {version} ({group}, {cipher}).",
+        text(&call, "policy"),
+    )));
+    Ok(call)
+}
 
-    say("an intruder calls api");
-    ensure!(curl(&lab, "intruder", &url).is_err(), "the intruder got through");
-    let denied = record(&lab, "adit-b", "intruder", "policy_denied")?;
+fn refused(lab: &Lab, tell: Tell<'_>) -> Result<Value> {
+    tell(DemoEvent::Scene("intruder calls api, which no policy allows"));
+    tell(DemoEvent::Waiting("waiting for the refusal"));
+    let answer = curl(lab, "intruder", &format!("http://{SERVICE}/"));
+    ensure!(answer.is_err(), "the intruder got through");
+    let denied = record(lab, "adit-b", "intruder", "policy_denied")?;
+    tell(DemoEvent::Shown(&format!(
+        "The call of {} was refused before a byte reached api.",
+        text(&denied, "src.identity")
+    )));
+    Ok(denied)
+}
 
-    say("web's certificate is rotated under a running connection");
-    let mut web = hold(&lab, "web")?;
-    let rotated = rotate(&lab)?;
-    ask(&mut web).context("the running connection broke when the certificate was rotated")?;
-    curl(&lab, "web", &url).context("no new connection after the rotation")?;
+fn renewed(lab: &Lab, tell: Tell<'_>, web: &mut TcpStream) -> Result<Value> {
+    tell(DemoEvent::Scene("web gets a new certificate while a connection is open"));
+    tell(DemoEvent::Waiting("waiting for the new certificate"));
+    let rotated = rotate(lab)?;
+    tell(DemoEvent::Shown(&format!(
+        "web has another certificate: serial number {} before, {} now.",
+        short(&rotated, "before"),
+        short(&rotated, "after")
+    )));
+    ask(web).context("the running connection broke when the certificate was rotated")?;
+    tell(DemoEvent::Shown("The open connection went on without an interruption."));
+    curl(lab, "web", &format!("http://{SERVICE}/"))
+        .context("no new connection after the rotation")?;
+    tell(DemoEvent::Shown("A new connection was made with the new certificate."));
+    Ok(rotated)
+}
 
-    say("the policy is edited live: batch is no longer allowed");
-    let mut batch = hold(&lab, "batch")?;
-    write_mesh(&lab, 'b', &["web"])?;
-    let closed = record(&lab, "adit-b", "batch", "policy_changed")?;
+/// A serial number as it is told to people.
+fn short<'a>(rotated: &'a Value, key: &str) -> std::borrow::Cow<'a, str> {
+    match text(rotated, key) {
+        long if long.len() > 8 => format!("{}…", long.chars().take(8).collect::<String>()).into(),
+        whole => whole.into(),
+    }
+}
+
+fn edited(lab: &Lab, tell: Tell<'_>, web: &mut TcpStream) -> Result<Value> {
+    tell(DemoEvent::Scene("The policy is edited while connections are open: web only, not batch"));
+    tell(DemoEvent::Waiting("waiting until the edit takes effect"));
+    let mut batch = hold(lab, "batch")?;
+    let start = Instant::now();
+    write_mesh(lab, 'b', &["web"])?;
+    let closed = record(lab, "adit-b", "batch", "policy_changed")?;
+    let after = start.elapsed().as_millis();
     ensure!(ask(&mut batch).is_err(), "batch's connection survived the edit");
-    ask(&mut web).context("web's connection was closed too")?;
-    let closed_count = records(&lab, "adit-b").filter(|r| r["reason"] == "policy_changed").count();
-    ensure!(closed_count == 1, "{closed_count} connections were closed instead of one");
+    tell(DemoEvent::Shown(&format!("The open connection of batch was closed {after} ms later.")));
+    ask(web).context("web's connection was closed too")?;
+    let count = records(lab, "adit-b").filter(|r| r["reason"] == "policy_changed").count();
+    ensure!(count == 1, "{count} connections were closed instead of one");
+    tell(DemoEvent::Shown("It was the only one: the open connection of web went on."));
+    Ok(json!({ "closed": count, "record": closed, "otherConnectionsKept": true }))
+}
 
+fn on_the_wire(tap: wire::Tap, tell: Tell<'_>) -> Result<Wire> {
+    tell(DemoEvent::Scene("All of that, as seen on the wire between the nodes"));
+    tell(DemoEvent::Waiting("waiting until the wire is quiet"));
     let wire = tap.stop()?;
     ensure!(
         wire.tls_records > 0 && wire.plaintext_hits == 0 && wire.other_ports == 0,
         "the wire carried something else than TLS on port 15008: {wire:?}"
     );
-    Ok(json!({
-        "call": call,
-        "denied": denied,
-        "rotation": rotated,
-        "policyEdit": { "closed": closed_count, "record": closed, "otherConnectionsKept": true },
-        "wire": wire,
-    }))
+    tell(DemoEvent::Shown(&format!(
+        "All {} packets with data used port 15008, the port of HBONE.",
+        wire.packets
+    )));
+    tell(DemoEvent::Shown(&format!(
+        "None of their {} bytes could be read as HTTP: everything was encrypted.",
+        wire.bytes
+    )));
+    Ok(wire)
 }
 
 fn write_mesh(lab: &Lab, node: char, callers: &[&str]) -> Result<()> {
@@ -146,13 +263,13 @@ fn curl(lab: &Lab, pod: &str, url: &str) -> Result<String> {
 }
 
 /// An HTTP connection that stays open.
-fn hold(lab: &Lab, pod: &str) -> Result<std::net::TcpStream> {
+fn hold(lab: &Lab, pod: &str) -> Result<TcpStream> {
     let mut socket = lab.connect(pod, SERVICE)?;
     ask(&mut socket)?;
     Ok(socket)
 }
 
-fn ask(socket: &mut std::net::TcpStream) -> Result<()> {
+fn ask(socket: &mut TcpStream) -> Result<()> {
     write!(socket, "GET / HTTP/1.1\r\nhost: api\r\n\r\n")?;
     let mut answer = [0; 4096];
     let n = loop {

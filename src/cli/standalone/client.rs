@@ -22,15 +22,22 @@ use crate::{
 #[command(after_help = "Example:\n  \
         adit client --listen localhost:5432 --target db.example.org:8443 \\\n    \
         --cert tls.crt --key tls.key --cacert ca.crt\n\n\
-        The target's certificate must have the target's name, and match any --verify-… flag.")]
+        More:\n\
+        The target's certificate must have the target's name. If there are --verify-…\n\
+        flags, it must also match one of them.\n\n\
+        The flags are ghostunnel's. SIGHUP reloads certificates; SIGTERM drains\n\
+        connections.")]
 pub(in crate::cli) struct ClientArgs {
-    /// Where plaintext connections arrive: HOST:PORT, unix:PATH, unix:@NAME (abstract),
-    /// systemd:NAME
+    /// Address on which to accept plaintext
+    ///
+    /// HOST:PORT, such as localhost:5432, unix:PATH, unix:@NAME (abstract), or systemd:NAME.
     #[arg(long, value_name = "ADDR")]
     listen: Address,
-    /// Where to connect with TLS: HOST:PORT, unix:PATH or unix:@NAME (whose certificate must be for
-    /// localhost, unless --override-server-name says otherwise); may be repeated, the next is tried
-    /// when one fails
+    /// Service to connect to with TLS
+    ///
+    /// HOST:PORT, unix:PATH or unix:@NAME. The certificate behind a Unix socket must be for
+    /// localhost, or for --override-server-name. May be repeated: the next one is tried when one
+    /// fails.
     #[arg(long, value_name = "ADDR", required = true)]
     target: Vec<Address>,
     /// Which of several targets is tried first
@@ -39,17 +46,21 @@ pub(in crate::cli) struct ClientArgs {
     /// Allow plaintext connections from other hosts
     #[arg(long)]
     unsafe_listen: bool,
-    /// Name for SNI and for the check of the target's certificate, instead of the target's
+    /// Expect this name in its certificate
+    ///
+    /// It is sent as SNI too. Without it, the name is the target's.
     #[arg(long, value_name = "NAME")]
     override_server_name: Option<String>,
-    /// Connect through a proxy: http://HOST:PORT (CONNECT) or socks5://HOST:PORT USER:PASSWORD@
-    /// before the host authenticates adit. The proxy resolves the target's name
+    /// Connect through a forward proxy
+    ///
+    /// http://HOST:PORT (CONNECT) or socks5://HOST:PORT; USER:PASSWORD@ before the host
+    /// authenticates adit. The proxy resolves the target's name.
     #[arg(long, value_name = "URL", alias = "connect-proxy")]
     proxy: Option<ForwardProxy>,
     /// Connect through an HBONE tunnel, as to pods of an ambient mesh; needs --verify-id
     #[arg(long, value_name = "PROTOCOL")]
     tunnel: Option<TunnelProtocol>,
-    /// Address of the HBONE endpoint, HOST:PORT; port 15008 of the target if not given
+    /// Address of the HBONE endpoint, HOST:PORT [default: port 15008 of the target]
     #[arg(long, value_name = "ADDR", requires = "tunnel")]
     tunnel_address: Option<Address>,
     #[command(flatten)]
@@ -61,40 +72,48 @@ pub(in crate::cli) struct ClientArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Target authentication (any of these, in addition to the name)")]
+#[command(
+    next_help_heading = "Accepted targets (the name must be right, and one of these must match)"
+)]
 struct VerifyArgs {
-    /// Accept this common name; may be repeated, as all below
+    /// Accept a common name; may be repeated
     #[arg(long, value_name = "CN")]
     verify_cn: Vec<String>,
-    /// Accept this organizational unit
+    /// Accept an organizational unit; may be repeated
     #[arg(long, value_name = "OU")]
     verify_ou: Vec<String>,
-    /// Accept this DNS name
+    /// Accept a DNS name; may be repeated
     #[arg(long, value_name = "NAME", alias = "verify-dns-san")]
     verify_dns: Vec<String>,
-    /// Accept this URI; `*` is one segment, `**` at the end all that follow
+    /// Accept a URI; may be repeated
+    ///
+    /// `*` stands for one segment, `**` at the end for all that follow.
     #[arg(long, value_name = "URI", alias = "verify-uri-san")]
     verify_uri: Vec<UriPattern>,
-    /// Accept this IP address
+    /// Accept an IP address; may be repeated
     #[arg(long, value_name = "IP", alias = "verify-ip-san")]
     verify_ip: Vec<IpAddr>,
-    /// Accept this SPIFFE ID
+    /// Accept a SPIFFE ID; may be repeated
     #[arg(long, value_name = "SPIFFE-ID")]
     verify_id: Vec<SpiffeId>,
-    /// Accept any SPIFFE ID of this trust domain
+    /// Accept all SPIFFE IDs of a trust domain; may be repeated
     #[arg(long, value_name = "DOMAIN")]
     verify_trust_domain: Vec<TrustDomain>,
-    /// Accept this key, sha256:BASE64 of its SubjectPublicKeyInfo; replaces roots, names and expiry
+    /// Accept a public key, whatever certificate it is in; may be repeated
+    ///
+    /// sha256:BASE64 of its SubjectPublicKeyInfo. Roots, names and expiry are not checked then.
     #[arg(long, value_name = "PIN")]
     verify_spki_pin: Vec<Pin>,
-    /// A Rego policy: a bundle of Open Policy Agent (tar.gz), or one .rego file (Rego v0 unless it
-    /// says `import rego.v1`). It sees input.certificate, as Go writes one, and input.spiffe_id
+    /// Accept targets by a Rego policy
+    ///
+    /// A bundle of Open Policy Agent (tar.gz), or one .rego file (Rego v0 unless it says `import
+    /// rego.v1`). Its input is input.certificate, in Go's JSON form, and input.spiffe_id.
     #[arg(long, value_name = "BUNDLE", requires = "verify_query")]
     verify_policy: Option<PathBuf>,
-    /// Query of the Rego policy, such as data.policy.allow; true admits the target
+    /// Query of the Rego policy, such as data.policy.allow; true accepts the target
     #[arg(long, value_name = "QUERY", requires = "verify_policy")]
     verify_query: Option<String>,
-    /// Present no certificate to the target
+    /// Do not present a certificate to the target
     #[arg(long)]
     disable_authentication: bool,
 }

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{
     credential::CredentialArgs,
-    values::{CloseNotify, KernelTls, QuietValue, TlsVersion, duration},
+    values::{CloseNotify, KernelTls, QuietValue, REJECTED, TlsVersion, duration},
 };
 use crate::{
     config::Globals,
@@ -41,8 +41,8 @@ pub(super) fn rego(
     Ok(Some(rego))
 }
 
-/// The service, if it is valid; else its first violation. `policies` is what is in the file of
-/// policies that it names.
+/// The service, if it is valid; else its first violation. `policies` are those of the file that it
+/// names.
 pub(super) fn valid(
     service: ServiceConfig,
     policies: Option<&Rules>,
@@ -53,125 +53,170 @@ pub(super) fn valid(
     }
 }
 
+const TLS: &str = "TLS";
+const LOGS: &str = "Logs and metrics";
+const PROCESS: &str = "Process and sandbox";
+
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Connections")]
+#[command(next_help_heading = "Timeouts and limits")]
 pub(super) struct CommonArgs {
-    /// How long to drain open connections after SIGTERM
+    /// Drain time after SIGTERM
+    ///
+    /// Connections that are still open then are closed.
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
     pub(super) shutdown_timeout: Duration,
-    /// Timeout for handshake, access rules and dial together
+    /// Time for handshake and dial
+    ///
+    /// Handshakes, the check of access rules and the connection to the target together must be
+    /// done in this time.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub(super) connect_timeout: Duration,
-    /// Idle time of a half-closed connection: without a byte in either direction for so long, both
-    /// sides are reset; 0 closes both at once. (ghostunnel 1.11 counts from the end of the one
-    /// side, moving bytes or not)
+    /// Idle timeout of a half-closed connection
+    ///
+    /// After this time without a byte in either direction, both sides are reset; 0 closes both at
+    /// once. (ghostunnel 1.11 counts from the moment one side closed, whether bytes move or not.)
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub(super) close_timeout: Duration,
-    /// Close a connection on which no byte has moved either way for so long; 0 for never. Both
-    /// sides see a reset, and its record says idle_timeout. TCP keepalive finds peers that are
-    /// gone: this is for those that are there and silent, so choose more than the longest pause of
-    /// the application, or let it send heartbeats
+    /// Idle timeout of a connection; 0 means none
+    ///
+    /// After this time without a byte in either direction, both sides are reset, and the record
+    /// of the connection says idle_timeout. TCP keepalive finds peers that are gone; this is for
+    /// peers that are there and silent. Choose more than the longest pause of the application, or
+    /// let the application send heartbeats.
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration)]
     pub(super) idle_timeout: Duration,
-    /// Whether a TLS peer must send close_notify, or may just close (nginx' stream proxy, Python):
-    /// then an attacker who cuts the connection can make a part look like the whole
-    #[arg(long, value_name = "RULE", default_value = "required")]
-    pub(super) close_notify: CloseNotify,
-    /// How long a connection may last; 0 for ever
+    /// How long a connection may last; 0 means forever
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration)]
     pub(super) max_conn_lifetime: Duration,
-    /// Close connections whose peer's certificate expired so long ago; without it they stay, and
-    /// only new ones are refused
+    /// Close connections this long after their peer's certificate has expired
+    ///
+    /// Without this flag they stay open, and only new connections are refused.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(super) peer_expiry_grace: Option<Duration>,
-    /// A file of SPIFFE IDs, one per line, that are banned: refused whatever else allows them, and
-    /// their open connections are closed. It is read again when it changes
+    /// File of banned SPIFFE IDs, one per line
+    ///
+    /// They are refused whatever else allows them, and their open connections are closed. The file
+    /// is read again when it changes.
     #[arg(long, value_name = "FILE")]
     pub(super) bans: Option<PathBuf>,
-    /// Most connections at once, further ones wait; 0 for no limit. Clients of a server count once
-    /// they are authenticated
+    /// Maximum number of connections; further ones wait; 0 means no limit
+    ///
+    /// A server counts a client from the moment it is authenticated.
     #[arg(long, value_name = "N", default_value = "0")]
     pub(super) max_concurrent_conns: usize,
     /// Do not resolve the target's name at start
     #[arg(long)]
     pub(super) skip_resolve: bool,
-    /// Events that are not logged; may be repeated
-    #[arg(long, value_name = "WHAT")]
-    pub(super) quiet: Vec<QuietValue>,
-    /// Log to syslog instead of stdout
-    #[arg(long)]
-    pub(super) syslog: bool,
-    /// Windows only: rejected; use --syslog
-    #[arg(long)]
-    pub(super) eventlog: bool,
-    /// Serve /_status, /_metrics here: HOST:PORT (with http:// or https://), unix:, systemd:
-    #[arg(long, value_name = "ADDR")]
-    pub(super) status: Option<StatusAddress>,
-    /// Go's profiler: rejected; use perf(1)
-    #[arg(long)]
-    pub(super) enable_pprof: bool,
-    /// Allow POST /_shutdown on the status address
-    #[arg(long, requires = "status")]
-    pub(super) enable_shutdown: bool,
-    /// Push metrics to Graphite, plaintext protocol over TCP
-    #[arg(long, value_name = "ADDR")]
-    pub(super) metrics_graphite: Option<Address>,
-    /// POST metrics as JSON to this URL
-    #[arg(long, value_name = "URL")]
-    pub(super) metrics_url: Option<HttpUrl>,
-    /// Prefix of the names of pushed metrics
-    #[arg(long, value_name = "PREFIX", default_value = "ghostunnel")]
-    pub(super) metrics_prefix: String,
-    /// How often metrics are pushed
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
-    pub(super) metrics_interval: Duration,
-    /// Hot restart at this socket, unix:PATH: take the listening sockets over from the process that
-    /// serves it, later hand them to the next one; no connection is refused. SIGUSR2 starts the
-    /// next one
-    #[arg(long, value_name = "ADDR")]
-    pub(super) takeover: Option<Address>,
-    /// Disable Landlock, which limits the files and ports of the process
-    #[arg(long)]
-    pub(super) disable_landlock: bool,
-    /// Disable the seccomp filter, which blocks system calls a proxy never makes
-    #[arg(long)]
-    pub(super) disable_seccomp: bool,
-    /// Do not start if the kernel cannot provide the whole sandbox
-    #[arg(long, conflicts_with_all = ["disable_landlock", "disable_seccomp"])]
-    pub(super) require_sandbox: bool,
-    /// No effect: Landlock is on unless --disable-landlock is given
-    #[arg(long)]
-    pub(super) use_landlock: bool,
-    /// Cipher suite groups for TLS 1.2, in order of preference: AES, CHACHA
-    #[arg(long, value_name = "GROUPS", value_delimiter = ',')]
-    pub(super) cipher_suites: Vec<CipherGroup>,
-    /// Protocol for ALPN, such as h2 or postgresql; may be repeated, in order of preference. A
-    /// server refuses a client that offers none of them
-    #[arg(long, value_name = "PROTO")]
-    pub(super) alpn: Vec<Alpn>,
-    /// Protocol that starts in plaintext and asks for TLS: postgres. A server answers its
-    /// SSLRequest, a client sends it; --alpn is postgresql then, if not given
-    #[arg(long, value_name = "PROTO")]
-    pub(super) starttls: Option<StartTls>,
-    /// CBC cipher suites: rejected, adit has none
-    #[arg(long)]
-    pub(super) allow_unsafe_cipher_suites: bool,
-    /// Maximum TLS version
-    #[arg(long, value_name = "VERSION")]
-    pub(super) max_tls_version: Option<TlsVersion>,
+
     /// Minimum TLS version
-    #[arg(long, value_name = "VERSION", default_value = "TLS1.2", alias = "tls-min-version")]
+    #[arg(
+        long,
+        value_name = "VERSION",
+        default_value = "TLS1.2",
+        alias = "tls-min-version",
+        help_heading = TLS
+    )]
     pub(super) min_tls_version: TlsVersion,
-    /// Whether the kernel makes the TLS records where it can (module tls; TLS 1.3 from Linux 6.14
-    /// on): bytes are then spliced from socket to socket. tls.path in the log says which was used
-    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    /// Maximum TLS version
+    #[arg(long, value_name = "VERSION", help_heading = TLS)]
+    pub(super) max_tls_version: Option<TlsVersion>,
+    /// Cipher suite groups for TLS 1.2, in order of preference: AES, CHACHA
+    #[arg(long, value_name = "GROUPS", value_delimiter = ',', help_heading = TLS)]
+    pub(super) cipher_suites: Vec<CipherGroup>,
+    /// ALPN protocol, such as h2; may be repeated, in order of preference
+    ///
+    /// A server refuses a client that offers none of them.
+    #[arg(long, value_name = "PROTO", help_heading = TLS)]
+    pub(super) alpn: Vec<Alpn>,
+    /// Protocol that starts in plaintext and asks for TLS: postgres
+    ///
+    /// A server answers its SSLRequest, a client sends it. --alpn is postgresql then, if not given.
+    #[arg(long, value_name = "PROTO", help_heading = TLS)]
+    pub(super) starttls: Option<StartTls>,
+    /// Whether a TLS peer must send close_notify
+    ///
+    /// Some peers just close the connection (nginx' stream proxy, Python). Accepting that allows an
+    /// attacker who cuts the connection to make a part of the data look like all of it.
+    #[arg(long, value_name = "RULE", default_value = "required", help_heading = TLS)]
+    pub(super) close_notify: CloseNotify,
+    /// Whether the kernel encrypts and decrypts TLS records, where it can
+    ///
+    /// Needs the kernel's module tls; TLS 1.3 needs Linux 6.14. Bytes are then spliced from socket
+    /// to socket. tls.path in the log says which was used.
+    #[arg(long, value_name = "WHEN", default_value = "auto", help_heading = TLS)]
     pub(super) kernel_tls: KernelTls,
     /// Crypto library for TLS records: auto (the faster one on this CPU), aws-lc or ring
-    #[arg(long, value_name = "IMPLEMENTATION", default_value = "auto")]
+    #[arg(long, value_name = "LIBRARY", default_value = "auto", help_heading = TLS)]
     pub(super) aead: AeadSetting,
-    /// Format of the access log: text or json
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
+
+    /// Access log: text or json
+    #[arg(long, value_name = "FORMAT", default_value = "text", help_heading = LOGS)]
     pub(super) log_format: crate::observe::logging::LogFormat,
+    /// Events that are not logged; may be repeated
+    #[arg(long, value_name = "WHAT", help_heading = LOGS)]
+    pub(super) quiet: Vec<QuietValue>,
+    /// Log to syslog instead of stdout
+    #[arg(long, help_heading = LOGS)]
+    pub(super) syslog: bool,
+    /// Serve /_status and /_metrics here
+    ///
+    /// HOST:PORT (with http:// or https:// before it), unix:PATH, or systemd:NAME.
+    #[arg(long, value_name = "ADDR", help_heading = LOGS)]
+    pub(super) status: Option<StatusAddress>,
+    /// Allow POST /_shutdown on the status address
+    #[arg(long, requires = "status", help_heading = LOGS)]
+    pub(super) enable_shutdown: bool,
+    /// Push metrics to Graphite (plaintext protocol over TCP)
+    #[arg(long, value_name = "ADDR", help_heading = LOGS)]
+    pub(super) metrics_graphite: Option<Address>,
+    /// Push metrics as JSON to this URL (POST)
+    #[arg(long, value_name = "URL", help_heading = LOGS)]
+    pub(super) metrics_url: Option<HttpUrl>,
+    /// Prefix of the names of pushed metrics
+    #[arg(long, value_name = "PREFIX", default_value = "ghostunnel", help_heading = LOGS)]
+    pub(super) metrics_prefix: String,
+    /// How often to push metrics
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "30s",
+        value_parser = duration,
+        help_heading = LOGS
+    )]
+    pub(super) metrics_interval: Duration,
+
+    /// Hot restart at this socket, unix:PATH
+    ///
+    /// adit takes the listening sockets over from the process that serves the socket, and later
+    /// hands them to the next process; no connection is refused. SIGUSR2 starts the next process.
+    #[arg(long, value_name = "ADDR", help_heading = PROCESS)]
+    pub(super) takeover: Option<Address>,
+    /// Disable Landlock, which limits the files and ports of the process
+    #[arg(long, help_heading = PROCESS)]
+    pub(super) disable_landlock: bool,
+    /// Disable the seccomp filter, which blocks system calls a proxy never makes
+    #[arg(long, help_heading = PROCESS)]
+    pub(super) disable_seccomp: bool,
+    /// Do not start if the kernel cannot provide the whole sandbox
+    #[arg(
+        long,
+        conflicts_with_all = ["disable_landlock", "disable_seccomp"],
+        help_heading = PROCESS
+    )]
+    pub(super) require_sandbox: bool,
+
+    /// No effect: Landlock is on unless --disable-landlock is given
+    #[arg(long, help_heading = REJECTED)]
+    pub(super) use_landlock: bool,
+    /// Rejected: for Windows; use --syslog
+    #[arg(long, help_heading = REJECTED)]
+    pub(super) eventlog: bool,
+    /// Rejected: Go's profiler; use perf(1)
+    #[arg(long, help_heading = REJECTED)]
+    pub(super) enable_pprof: bool,
+    /// Rejected: adit has no CBC cipher suites
+    #[arg(long, help_heading = REJECTED)]
+    pub(super) allow_unsafe_cipher_suites: bool,
 }
 
 impl CommonArgs {

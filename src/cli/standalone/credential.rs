@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::Args;
 use zeroize::Zeroizing;
 
-use super::values::{Stale, duration};
+use super::values::{REJECTED, Stale, duration};
 use crate::{
     credentials::{
         Credential,
@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Certificate and key")]
 pub(super) struct CredentialArgs {
-    /// Certificate and key in one file: PKCS#12, or PEM
+    /// Certificate and key in one file, PKCS#12 or PEM
     #[arg(long, value_name = "PATH", env = "KEYSTORE_PATH")]
     pub(super) keystore: Option<PathBuf>,
     /// Certificate chain, PEM, leaf first
@@ -29,49 +29,56 @@ pub(super) struct CredentialArgs {
     /// Private key, PEM
     #[arg(long, value_name = "PATH", env = "KEY_PATH")]
     pub(super) key: Option<PathBuf>,
-    /// The keystore's password
+    /// Password of the keystore
     #[arg(long, value_name = "PASS", env = "KEYSTORE_PASS", hide_env_values = true)]
     pub(super) storepass: Option<String>,
-    /// Trusted roots, PEM; the system's if not given
+    /// Trusted roots, PEM [default: the system's]
     #[arg(long, value_name = "PATH", env = "CACERT_PATH")]
     pub(super) cacert: Option<PathBuf>,
-    /// A CRL, PEM or DER: certificates that it names are refused. May be repeated
+    /// Certificate revocation list, PEM or DER; may be repeated
     #[arg(long, value_name = "PATH")]
     pub(super) crl: Vec<PathBuf>,
-    /// What to do with a CRL past its nextUpdate: refuse peers of its issuer, or warn and use it
+    /// What to do with a CRL past its nextUpdate
     #[arg(long, value_enum, value_name = "WHAT", default_value = "refuse")]
     crl_stale: Stale,
-    /// Certificate, key and roots from the SPIFFE Workload API
+    /// Take all of it from the SPIFFE Workload API
+    ///
+    /// Certificate, key and roots come from there, at the address of --use-workload-api-addr or
+    /// SPIFFE_ENDPOINT_SOCKET.
     #[arg(long)]
     pub(super) use_workload_api: bool,
-    /// Address of the Workload API, unix:///PATH or tcp://IP:PORT; implies --use-workload-api
+    /// Address of the Workload API; implies --use-workload-api
+    ///
+    /// unix:///PATH or tcp://IP:PORT.
     #[arg(long, value_name = "ADDR", env = "SPIFFE_ENDPOINT_SOCKET")]
     pub(super) use_workload_api_addr: Option<String>,
-    /// How long to wait for the first SVID; 0 for ever
+    /// How long to wait for the first SVID; 0 means forever
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
     pub(super) use_workload_api_timeout: Duration,
-    /// The key of --cert is on a PKCS#11 token: the module's path
+    /// PKCS#11: the module of the token that has the key of --cert
     #[arg(long, value_name = "PATH", env = "PKCS11_MODULE")]
     pub(super) pkcs11_module: Option<PathBuf>,
-    /// PKCS#11: the token's label, if the module has several
+    /// PKCS#11: the token's label, if the module has several tokens
     #[arg(long, value_name = "LABEL", env = "PKCS11_TOKEN_LABEL")]
     pub(super) pkcs11_token_label: Option<String>,
     /// PKCS#11: the PIN
     #[arg(long, value_name = "PIN", env = "PKCS11_PIN", hide_env_values = true)]
     pub(super) pkcs11_pin: Option<String>,
-    /// PKCS#11: file whose first line is the PIN, which keeps it off the command line
+    /// PKCS#11: a file whose first line is the PIN, to keep it off the command line
     #[arg(long, value_name = "FILE", conflicts_with = "pkcs11_pin")]
     pub(super) pkcs11_pin_file: Option<PathBuf>,
-    /// macOS and Windows only: rejected
-    #[arg(long)]
+    /// Rejected: for macOS and Windows
+    #[arg(long, help_heading = REJECTED)]
     pub(super) keychain_identity: Option<String>,
-    /// macOS and Windows only: rejected
-    #[arg(long)]
+    /// Rejected: for macOS and Windows
+    #[arg(long, help_heading = REJECTED)]
     pub(super) keychain_issuer: Option<String>,
-    /// macOS and Windows only: rejected
-    #[arg(long)]
+    /// Rejected: for macOS and Windows
+    #[arg(long, help_heading = REJECTED)]
     pub(super) keychain_require_token: bool,
-    /// Reload certificate, key, roots and policies at this interval (they are also watched)
+    /// Reload certificate, key, roots and policies at this interval
+    ///
+    /// The files are watched too, so that this is rarely needed.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(super) timed_reload: Option<Duration>,
 }

@@ -24,14 +24,18 @@ use crate::{
 #[command(after_help = "Example:\n  \
         adit server --listen :8443 --target localhost:5432 \\\n    \
         --cert tls.crt --key tls.key --cacert ca.crt --allow-cn app\n\n\
-        Flags are ghostunnel's; one matching --allow-… is enough. SIGHUP reloads certificates,\n\
-        SIGTERM drains.")]
+        More:\n\
+        The flags are ghostunnel's. SIGHUP reloads certificates; SIGTERM drains\n\
+        connections.")]
 pub(in crate::cli) struct ServerArgs {
-    /// Where TLS connections arrive: HOST:PORT, unix:PATH, unix:@NAME (abstract), systemd:NAME
+    /// Address on which to accept TLS, such as :8443
+    ///
+    /// HOST:PORT, unix:PATH, unix:@NAME (abstract), or systemd:NAME.
     #[arg(long, value_name = "ADDR")]
     listen: Address,
-    /// Where to connect in plaintext: HOST:PORT, unix:PATH or unix:@NAME; may be repeated, the next
-    /// is tried when one fails
+    /// Service to connect to in plaintext
+    ///
+    /// HOST:PORT, unix:PATH or unix:@NAME. May be repeated: the next one is tried when one fails.
     #[arg(long, value_name = "ADDR", required = true)]
     target: Vec<Address>,
     /// Which of several targets is tried first
@@ -40,24 +44,31 @@ pub(in crate::cli) struct ServerArgs {
     /// Allow a target on another host, which is reached in plaintext
     #[arg(long)]
     unsafe_target: bool,
-    /// Health check of the target, http://HOST:PORT/PATH, or the /PATH alone: 200 means healthy
+    /// Health check of the target: 200 means healthy
+    ///
+    /// http://HOST:PORT/PATH, or the /PATH alone.
     #[arg(long, value_name = "URL")]
     target_status: Option<String>,
-    /// Send the client's address to the target: PROXY protocol v2
+    /// Send the client's address to the target (PROXY protocol v2)
     #[arg(long, conflicts_with = "proxy_protocol_mode")]
     proxy_protocol: bool,
-    /// PROXY protocol variant: conn (v2 with addresses), tls (and TLS version, cipher and names),
-    /// tls-full (and the certificate), or v1
+    /// PROXY protocol variant: conn, tls, tls-full or v1
+    ///
+    /// conn is version 2 with addresses; tls adds the TLS version, the cipher suite and names;
+    /// tls-full adds the certificate; v1 is version 1.
     #[arg(long, value_name = "MODE")]
     proxy_protocol_mode: Option<ProxyMode>,
-    /// Expect a PROXY header, version 1 or 2, first on each connection, as load balancers send it
+    /// Expect a PROXY header (version 1 or 2), as load balancers send it
     #[arg(long)]
     accept_proxy_protocol: bool,
-    /// Accept HBONE tunnels, as pods of an ambient mesh open them; --listen is usually :15008 then
+    /// Accept HBONE tunnels, as pods of an ambient mesh open them
+    ///
+    /// --listen is usually :15008 then.
     #[arg(long, value_name = "PROTOCOL")]
     tunnel: Option<TunnelProtocol>,
-    /// Host name that tunnels may ask for, in addition to the DNS names of the certificate, the
-    /// target's and the listener's; may be repeated
+    /// Another host name that tunnels may ask for; may be repeated
+    ///
+    /// Allowed without it: the DNS names of the certificate, and the names of target and listener.
     #[arg(long, value_name = "NAME", requires = "tunnel")]
     tunnel_authority: Vec<String>,
     #[command(flatten)]
@@ -71,46 +82,52 @@ pub(in crate::cli) struct ServerArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Client authorization (any of these)")]
+#[command(next_help_heading = "Allowed clients (one match is enough)")]
 struct AllowArgs {
-    /// Allow every client whose certificate verifies
+    /// Allow each client whose certificate is valid
     #[arg(long)]
     allow_all: bool,
-    /// Allow this common name; may be repeated, as all below
+    /// Allow a common name; may be repeated
     #[arg(long, value_name = "CN")]
     allow_cn: Vec<String>,
-    /// Allow this organizational unit
+    /// Allow an organizational unit; may be repeated
     #[arg(long, value_name = "OU")]
     allow_ou: Vec<String>,
-    /// Allow this DNS name
+    /// Allow a DNS name; may be repeated
     #[arg(long, value_name = "NAME", alias = "allow-dns-san")]
     allow_dns: Vec<String>,
-    /// Allow this URI; `*` is one segment, `**` at the end all that follow
+    /// Allow a URI; may be repeated
+    ///
+    /// `*` stands for one segment, `**` at the end for all that follow.
     #[arg(long, value_name = "URI", alias = "allow-uri-san")]
     allow_uri: Vec<UriPattern>,
-    /// Allow this IP address
+    /// Allow an IP address; may be repeated
     #[arg(long, value_name = "IP", alias = "allow-ip-san")]
     allow_ip: Vec<IpAddr>,
-    /// Allow this SPIFFE ID
+    /// Allow a SPIFFE ID; may be repeated
     #[arg(long, value_name = "SPIFFE-ID")]
     allow_id: Vec<SpiffeId>,
-    /// Allow any SPIFFE ID of this trust domain
+    /// Allow all SPIFFE IDs of a trust domain; may be repeated
     #[arg(long, value_name = "DOMAIN", alias = "allow-spiffe-td")]
     allow_trust_domain: Vec<TrustDomain>,
-    /// Allow this key, sha256:BASE64 of its SubjectPublicKeyInfo; replaces roots, names and expiry
+    /// Allow a public key, whatever certificate it is in; may be repeated
+    ///
+    /// sha256:BASE64 of its SubjectPublicKeyInfo. Roots, names and expiry are not checked then.
     #[arg(long, value_name = "PIN")]
     allow_spki_pin: Vec<Pin>,
-    /// A Rego policy: a bundle of Open Policy Agent (tar.gz), or one .rego file (Rego v0 unless it
-    /// says `import rego.v1`). It sees input.certificate, as Go writes one, and input.spiffe_id
+    /// Allow clients by a Rego policy
+    ///
+    /// A bundle of Open Policy Agent (tar.gz), or one .rego file (Rego v0 unless it says `import
+    /// rego.v1`). Its input is input.certificate, in Go's JSON form, and input.spiffe_id.
     #[arg(long, value_name = "BUNDLE", requires = "allow_query")]
     allow_policy: Option<PathBuf>,
-    /// Query of the Rego policy, such as data.policy.allow; true admits the client
+    /// Query of the Rego policy, such as data.policy.allow; true allows the client
     #[arg(long, value_name = "QUERY", requires = "allow_policy")]
     allow_query: Option<String>,
-    /// Istio AuthorizationPolicy documents, YAML; DENY rules win over all other --allow flags
+    /// File of Istio AuthorizationPolicy documents; DENY rules win over all other --allow flags
     #[arg(long, value_name = "FILE")]
     allow_authorization_policy: Option<PathBuf>,
-    /// Do not require a certificate of clients
+    /// Do not require a client certificate
     #[arg(long)]
     disable_authentication: bool,
 }
@@ -118,8 +135,9 @@ struct AllowArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "ACME (TLS-ALPN-01)")]
 struct AcmeArgs {
-    /// Obtain a certificate for this name by ACME, and renew it; the CA connects to port 443 of it,
-    /// which must lead to --listen
+    /// Obtain and renew a certificate for this name
+    ///
+    /// The CA connects to port 443 of the name, which must lead to --listen.
     #[arg(long, value_name = "FQDN", requires = "auto_acme_email")]
     auto_acme_cert: Option<String>,
     /// Contact e-mail for the CA
@@ -128,20 +146,21 @@ struct AcmeArgs {
     /// Agree to the CA's terms of service
     #[arg(long, requires = "auto_acme_cert")]
     auto_acme_agree_to_tos: bool,
-    /// ACME directory URL; Let's Encrypt's if not given
+    /// ACME directory URL [default: Let's Encrypt's]
     #[arg(long, value_name = "URL", requires = "auto_acme_cert")]
     auto_acme_ca: Option<String>,
-    /// ACME directory URL for tests; wins over --auto-acme-ca
+    /// ACME directory URL for tests; takes precedence over --auto-acme-ca
     #[arg(long, value_name = "URL", requires = "auto_acme_cert")]
     auto_acme_testca: Option<String>,
-    /// Directory of the account and certificates; $STATE_DIRECTORY/acme, or
-    /// ~/.local/share/adit/acme, if not given
+    /// Directory for the account and the certificates
+    ///
+    /// $STATE_DIRECTORY/acme, or ~/.local/share/adit/acme, if not given.
     #[arg(long, value_name = "DIR", requires = "auto_acme_cert")]
     auto_acme_storage: Option<PathBuf>,
     /// How often to check whether the certificate must be renewed
     #[arg(long, value_name = "TIME", value_parser = duration, requires = "auto_acme_cert")]
     auto_acme_renew_check_interval: Option<Duration>,
-    /// Where to answer challenges of the CA, if port 443 of the name does not lead to --listen
+    /// Port on which to answer the CA's challenges, if port 443 does not lead to --listen
     #[arg(long, value_name = "PORT", requires = "auto_acme_cert")]
     auto_acme_alt_tls_alpn_port: Option<u16>,
 }

@@ -6,6 +6,9 @@ use clap::ValueEnum;
 
 use crate::roles::standalone::Balance;
 
+/// The heading of ghostunnel's flags that are refused with a reason, or do nothing.
+pub(super) const REJECTED: &str = "Flags of ghostunnel without effect here";
+
 /// `1h30m`, `500ms`, `0`: as Go writes durations.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if text == "0" {
@@ -17,7 +20,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|e| format!("{e}; for example 10s, 5m, 1h"))
 }
 
-/// What is not logged.
+/// Events that are not logged.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(super) enum QuietValue {
     /// All of the following
@@ -57,7 +60,7 @@ pub(super) enum CloseNotify {
     Optional,
 }
 
-/// Who makes TLS records.
+/// Whether the kernel or this process encrypts and decrypts TLS records.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(super) enum KernelTls {
     /// The kernel, where it supports it
@@ -66,7 +69,7 @@ pub(super) enum KernelTls {
     Off,
 }
 
-/// What is on the wire beside TLS.
+/// The protocol of the tunnel that carries the connections.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(super) enum TunnelProtocol {
     /// HTTP/2 CONNECT over mutual TLS, the wire of Istio's ambient mode

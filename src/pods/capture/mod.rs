@@ -8,6 +8,7 @@ mod non_tcp;
 mod probes;
 mod redirects;
 mod refusal;
+mod report;
 mod rules;
 mod standing;
 mod tools;
@@ -17,12 +18,12 @@ pub use non_tcp::{Packets, judge_non_tcp, non_tcp_packets};
 pub use probes::{guard_probes, probes_admitted, reconsider_guard, restore_guard};
 pub use redirects::{OfFamily, Redirects};
 pub use refusal::{FAMILIES, LASTS, Refused, admit_plaintext, refuse_plaintext};
+pub use report::CaptureReport;
 pub use standing::{AwaitedChanges, Changes, Standing};
 pub use tools::CaptureError;
 
 use std::{io, sync::Arc};
 
-use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::{mesh::NonTcp, sys::netns::Netns};
@@ -180,25 +181,12 @@ pub fn leave(netns: &Arc<Netns>, stop: &CancellationToken) -> Result<(), Capture
     Tools { netns, stop }.nft(&["-f", "-"], &all).map(drop)
 }
 
-/// What is applied inside `netns`: `applied`, the nft tables, and the policy routing.
+/// What is captured inside `netns`, and by which rules.
 ///
 /// # Errors
 /// As [`remove`].
-pub fn show(netns: &Arc<Netns>) -> Result<Value, CaptureError> {
-    let tools = Tools { netns, stop: &CancellationToken::new() };
-    let tables = tools.nft(&["list", "tables"], "")?;
-    let mut ruleset = String::new();
-    for table in rules::TABLES.into_iter().chain([refusal::TABLE]) {
-        if tables.contains(table) {
-            ruleset.push_str(&tools.nft(&["list", "table", "inet", table], "")?);
-        }
-    }
-    let routing: Vec<String> = ["-4", "-6"].iter().flat_map(|f| ip_rules(tools, f)).collect();
-    Ok(json!({
-        "applied": rules::ALWAYS.iter().all(|t| tables.contains(t)) && routed(tools),
-        "nft": ruleset,
-        "ipRules": routing,
-    }))
+pub fn show(netns: &Arc<Netns>) -> Result<CaptureReport, CaptureError> {
+    CaptureReport::of(netns)
 }
 
 fn has_ipv6(netns: &Arc<Netns>) -> io::Result<bool> {

@@ -45,25 +45,38 @@ impl Standing {
     /// empty.
     #[must_use]
     pub fn is_whole(&self, options: Options) -> bool {
-        let has = |table: &&str| self.nft.contains(&format!("table inet {table} {{"));
-        let filtered = !options.strict || has(&rules::FILTER);
+        self.missing(options).is_empty()
+    }
+
+    /// What of that is not there, or not as it was applied.
+    pub(super) fn missing(&self, options: Options) -> Vec<&'static str> {
+        let has = |table: &str| self.nft.contains(&format!("table inet {table} {{"));
+        let rules = |rule: &str, least: usize| self.nft.matches(rule).count() >= least;
         let routed = |text: &Option<String>| {
             text.as_ref().is_some_and(|text| {
                 text.contains("fwmark 0x111/0xfff") && text.contains("local default")
             })
         };
+        let [nat, mangle] = rules::ALWAYS;
         let drops = if options.strict { 3 } else { 0 };
-        let least = [
-            ("redirect to :15006", 2),
-            ("redirect to :15001", 2),
-            ("ct mark set", 1),
-            ("meta mark set", 1),
-            ("drop\n", drops),
+        let parts = [
+            ("the redirection of inbound TCP", has(nat) && rules("redirect to :15006", 2)),
+            ("the redirection of outbound TCP", has(nat) && rules("redirect to :15001", 2)),
+            (
+                "the marks of adit's own connections",
+                has(mangle) && rules("ct mark set", 1) && rules("meta mark set", 1),
+            ),
+            (
+                "the rules that block older plaintext connections",
+                (!options.strict || has(rules::FILTER)) && rules("drop\n", drops),
+            ),
+            (
+                "the rules about traffic that is not TCP",
+                non_tcp::standing(&self.nft) == Some(options.non_tcp),
+            ),
+            ("the policy routing (ip rule, table 100)", self.routing.iter().all(routed)),
         ];
-        let ruled = least.iter().all(|(rule, n)| self.nft.matches(rule).count() >= *n);
-        let judged = non_tcp::standing(&self.nft) == Some(options.non_tcp);
-        let there = rules::ALWAYS.iter().all(has) && filtered && judged;
-        there && ruled && self.routing.iter().all(routed)
+        parts.into_iter().filter(|(_, is_there)| !is_there).map(|(part, _)| part).collect()
     }
 
     /// Whether what is there is what `options` ask for, neither less nor more: another process may

@@ -47,8 +47,8 @@ fn files_are_opened_as_a_start_would_open_them() {
         let (code, stdout, _) = run(&["check", "--output", "json", path]);
         let json: serde_json::Value = serde_json::from_str(&stdout).unwrap();
         assert!(code == 3 && json["ok"] == false, "{json}");
-        assert_eq!(json["faults"].as_array().unwrap().len(), 1, "{json}");
-        assert_eq!(json["faults"][0]["line"], 2, "{json}");
+        assert_eq!(json["errors"].as_array().unwrap().len(), 1, "{json}");
+        assert_eq!(json["errors"][0]["line"], 2, "{json}");
     }
 }
 
@@ -143,7 +143,7 @@ fn who_is_nobody_is_warned_of_and_strict_fails() {
         assert_ne!(text, MESH);
         let (code, stdout, _) = check(&text, &[]);
         let warned = !says.is_empty();
-        assert!(code == 0 && stdout.contains("(warning)") == warned, "{is}: {stdout}");
+        assert!(code == 0 && stdout.contains("warning: ") == warned, "{is}: {stdout}");
         assert!(stdout.contains(says), "{is}: {stdout}");
         assert_eq!(check(&text, &["--strict"]).0, i32::from(warned), "{is}");
     }
@@ -202,7 +202,7 @@ fn a_fault_that_follows_from_another_is_not_listed() {
         let (code, stdout, _) = run(&["check", "--output", "json", path.to_str().unwrap()]);
         let json: serde_json::Value = serde_json::from_str(&stdout).unwrap();
         assert_eq!(code, 3);
-        assert_eq!(json["faults"].as_array().unwrap().len(), 1, "{is}: {json:#}");
+        assert_eq!(json["errors"].as_array().unwrap().len(), 1, "{is}: {json:#}");
     }
 }
 
@@ -254,7 +254,7 @@ fn crls_and_roots_that_cannot_do_their_work_are_said() {
         let path = world.write("f.yaml", &format!("services:\n{}", good.replacen(" },", &crls, 1)));
         let json = told(path.to_str().unwrap());
         let all = |kind: &str| json[kind].as_array().unwrap().clone();
-        (all("faults"), all("warnings"))
+        (all("errors"), all("warnings"))
     };
     let says = |found: &[serde_json::Value], what: &str| {
         found.len() == 1
@@ -302,7 +302,7 @@ fn every_missing_file_is_listed_in_its_place_beside_other_faults() {
          target: h:4\n  credential: { keystore: /none.p12, passwordFile: /none.pw }\n",
     );
     let json = told(path.to_str().unwrap());
-    let found: Vec<_> = json["faults"]
+    let found: Vec<_> = json["errors"]
         .as_array()
         .unwrap()
         .iter()
@@ -322,7 +322,7 @@ fn every_missing_file_is_listed_in_its_place_beside_other_faults() {
     }
     assert_eq!(found.len(), 7, "{json:#}");
     let none = told(world.file("none.yaml").to_str().unwrap());
-    assert!(none["faults"][0]["message"].as_str().unwrap().contains("none.yaml"), "{none}");
+    assert!(none["errors"][0]["message"].as_str().unwrap().contains("none.yaml"), "{none}");
 }
 
 #[test]
@@ -379,7 +379,7 @@ fn a_policy_that_never_matches_is_warned_of() {
     ] {
         let (code, stdout, stderr) = policy(&spec);
         assert!(code == 0, "{spec}: {stdout}{stderr}");
-        assert!(stdout.contains("(warning)") != says.is_empty(), "{spec}: {stdout}");
+        assert!(stdout.contains("warning: ") != says.is_empty(), "{spec}: {stdout}");
         assert!(stdout.contains(says), "{spec}: {stdout}");
     }
 }

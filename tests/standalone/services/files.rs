@@ -18,7 +18,7 @@ fn check_knows_both_kinds_and_names_every_fault() {
     assert!(stderr.contains("did you mean drain?") && stderr.contains("2:"), "{stderr}");
     let (code, stdout, _) = run(&["check", "--json", path]);
     let json: serde_json::Value = serde_json::from_str(&stdout).unwrap();
-    assert!(code == 3 && json["faults"].as_array().unwrap().len() >= 2, "{json}");
+    assert!(code == 3 && json["errors"].as_array().unwrap().len() >= 2, "{json}");
     let (code, _, _) = run(&["proxy", "-c", path]);
     assert_eq!(code, 3, "and is not run");
     let mesh = "trustDomain: td\nca: { embedded: { dir: /ca } }\nservices: []\n";

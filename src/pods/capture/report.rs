@@ -1,0 +1,80 @@
+//! What is captured in a namespace, for people and scripts who ask ([`super::show`]).
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    CaptureError, OfFamily, Options, Redirects, Standing, ip_rules, non_tcp, refusal, rules,
+    tools::Tools,
+};
+use crate::sys::netns::Netns;
+
+/// The capture rules of a namespace.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CaptureReport {
+    /// adit's own rules and routes are there.
+    pub applied: bool,
+    /// Nothing of adit's rules is missing or changed.
+    pub complete: bool,
+    /// What is missing or changed, where some of adit's rules are there.
+    pub missing: Vec<&'static str>,
+    /// Plaintext connections that are older than the rules are blocked (`mtls: strict`).
+    pub strict: bool,
+    /// The kubelet's probes pass, from the address that istio-cni gives them.
+    pub kubelet_probes: bool,
+    /// What is done with traffic that is not TCP: `pass`, `count` or `drop`; none if somebody has
+    /// changed the rules about it.
+    pub non_tcp: Option<&'static str>,
+    /// Another program (istio-cni, Cilium) redirects what the applications send to adit; none if
+    /// that cannot be found out.
+    pub outbound_by_others: Option<bool>,
+    /// The same of what arrives.
+    pub inbound_by_others: Option<bool>,
+    /// adit's tables, as nft prints them.
+    pub nft: String,
+    /// adit's rules of policy routing, as ip prints them.
+    pub ip_rules: Vec<String>,
+}
+
+impl CaptureReport {
+    /// What is there now.
+    pub(super) fn of(netns: &Arc<Netns>) -> Result<Self, CaptureError> {
+        let stop = CancellationToken::new();
+        let tools = Tools { netns, stop: &stop };
+        let tables = tools.nft(&["list", "tables"], "")?;
+        let is_there = |table: &str| tables.contains(&format!("table inet {table}\n"));
+        let mut nft = String::new();
+        for table in rules::TABLES.into_iter().chain([refusal::TABLE]) {
+            if is_there(table) {
+                nft.push_str(&tools.nft(&["list", "table", "inet", table], "")?);
+            }
+        }
+        let ip_rules: Vec<_> = ["-4", "-6"].iter().flat_map(|f| ip_rules(tools, f)).collect();
+        let standing = Standing::look(netns, &stop)?;
+        let others = Redirects::look(netns, &stop).ok();
+        let any = |is: fn(&OfFamily) -> bool| others.map(|others| others.families.iter().any(is));
+        let judged = non_tcp::standing(&nft);
+        let options = Options {
+            strict: is_there(rules::FILTER),
+            kubelet_probes: rules::PROBES.iter().any(|(_, address)| nft.contains(address)),
+            non_tcp: judged.unwrap_or_default(),
+        };
+        let has_some = rules::TABLES.iter().any(|table| is_there(table)) || !ip_rules.is_empty();
+        let missing = if has_some { standing.missing(options) } else { Vec::new() };
+        Ok(Self {
+            applied: rules::ALWAYS.iter().all(|t| is_there(t)) && super::routed(tools),
+            complete: has_some && missing.is_empty(),
+            missing,
+            strict: options.strict,
+            kubelet_probes: options.kubelet_probes,
+            non_tcp: judged.map(|judged| judged.as_str()),
+            outbound_by_others: any(|of| of.outbound),
+            inbound_by_others: any(|of| of.inbound),
+            nft,
+            ip_rules,
+        })
+    }
+}
