@@ -77,6 +77,7 @@ if [ "${1:-}" = --fast ]; then fast; exit 0; fi
 
 need_packages python3:python3 build-essential:gcc nftables:nft iproute2:ip curl:curl openssl:openssl nginx-light:nginx softhsm2:softhsm2-util opensc:pkcs11-tool pebble:pebble
 step cargo fmt --check
+step python3 scripts/bench_redraw.py --check
 step cargo clippy --locked --all-targets -- -D warnings
 step cargo test --locked --no-run
 # The tests wait much of their time. What they leave of the machine builds the release.
@@ -89,6 +90,9 @@ trap - EXIT
 for features in "${COMBINATIONS[@]}"; do step choosing "$features" check --bin adit; done
 step choosing "" test --test features
 step scripts/demo.sh --json --binary target/release/adit
+step scripts/first_steps.py --binary target/release/adit
+step scripts/completions.sh target/release/adit bash
+step scripts/packages.sh --quick
 step scripts/interop/run.sh target/release/adit
 step scripts/interop/waypoint.sh target/release/adit
 step scripts/interop/order.sh target/release/adit
