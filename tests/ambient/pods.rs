@@ -42,7 +42,7 @@ fn refuted() {
     let World { first, lab, .. } = &world;
     assert_eq!(first.agent().asks(&del("uid-db"), &[]), "");
     first.adds("db", "spy");
-    first.adit().logs("pod shop/db … holds 10.77.0.4 … the mesh says 10.77.0.2");
+    first.adit().logs("pod shop/db … has 10.77.0.4 … the mesh says 10.77.0.2");
     wait_until("the dump has it", LIMIT, || {
         let faults = first.dump(lab)["podFaults"].to_string();
         faults.contains("pod shop/db") && faults.contains("the mesh says 10.77.0.2")
@@ -68,7 +68,7 @@ fn moved() {
     lab.echo("far", 8080);
     redirect(lab, "far");
     assert_eq!(second.adds("far", "far"), "");
-    second.adit().logs("pod shop/far … holds 10.77.0.5 … the mesh says 10.77.0.3");
+    second.adit().logs("pod shop/far … has 10.77.0.5 … the mesh says 10.77.0.3");
     istiod.says(vec![workload("far", "n2", "10.77.0.5", &[])]);
     world.answered("web", "10.96.0.3:80");
     assert_eq!(world.lab.ask("far", "10.96.0.1:80").unwrap(), "caller 10.77.0.5\nhello\n");

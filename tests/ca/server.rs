@@ -81,7 +81,7 @@ impl CaServer {
         adit.envs(env.iter().map(|(key, value)| (key, value)));
         adit::sys::process::die_with_parent(&mut adit);
         self.adit = Some(Adit::launch(adit));
-        let line = self.line("serving", |l| l["message"] == "serving");
+        let line = self.line("serving the CA", |l| l["message"] == "serving the CA");
         self.addr = line["address"].as_str().expect("an address").parse().expect("an address");
     }
 
