@@ -102,7 +102,7 @@ fn a_file_that_cannot_be_read_keeps_no_signal_waiting() {
         server.edit(&pods, &by_proc);
         let file = pipe::by_proc(&server.file("ca.yaml"));
         let adit = Adit::launch(command_of(["ca", "serve", "-c", file.to_str().unwrap()]));
-        adit.logs("\"serving\"");
+        adit.logs("\"serving the CA\"");
         pipe::put(&server.file(name));
         let _held = pipe::read_by_adit(&server.file(name));
         let begun = Instant::now();

@@ -46,7 +46,7 @@ async fn an_endpoint_of_another_trust_domain_is_checked_by_that_ones_bundle() {
         from: BundleFrom::Endpoint { url, profile },
     };
     ours.federation.apply(std::slice::from_ref(&relation));
-    ours.until_error("guest.td", "no bundle of host.td").await;
+    ours.until_error("guest.td", "an SVID of host.td, of which adit has no bundle").await;
     let of_host = host.bundle_file(1);
     let known = Relation { trust_domain: host.domain, from: BundleFrom::File(of_host) };
     ours.federation.apply(&[relation, known]);
