@@ -6,6 +6,7 @@ mod moved;
 mod non_tcp;
 mod owner;
 mod rules;
+mod stop;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -261,38 +262,9 @@ impl PodManager {
         self.watch.end_all().await;
     }
 
-    /// Stops all pods side by side, and waits for those that drain already.
-    pub async fn stop_all(self: &Arc<Self>, grace: Duration, leave: &Leave) {
-        let all: Vec<_> = self.with(|pods| pods.drain().collect());
-        let stops = all.into_iter().map(|(uid, carried)| {
-            let this = Arc::clone(self);
-            let after = leave.after(&uid, carried.pod.netns.key());
-            async move { this.stop(carried, grace, after).await }
-        });
-        futures_util::future::join_all(stops).await;
-        self.draining.ended().await;
-        self.watch.end_all().await;
-        self.redirects.end_all().await;
-    }
-
     /// Says which pods have capture rules other than adit or istio-cni has applied, and why.
     pub fn unprotected(&self) -> Vec<String> {
         [self.watch.faults(), self.redirects.faults()].concat()
-    }
-
-    async fn stop(&self, carried: Carried, grace: Duration, after: After) {
-        let cut = carried.pod.stop(&self.node, grace, &self.hurry).await;
-        self.node.telemetry.metrics.pods.stopped.inc();
-        let left = match carried.captured {
-            None => Ok(false),
-            Some(options) => self.release(&carried.pod.netns, options, after).await,
-        };
-        if let Err(error) = &left {
-            let error = format!("{error:#}");
-            tracing::warn!(workload = %carried.facts, error, "capture rules not removed");
-        }
-        let (left, workload) = (left.unwrap_or(true), &*carried.facts);
-        tracing::info!(%workload, connections_cut = cut, rules_left = left, "pod detached");
     }
 
     /// Listens first and redirects then, so that no captured connection is refused.

@@ -169,7 +169,10 @@ fn refused() {
     let taken = world.netns("web").run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, 15008)));
     let taken = taken.unwrap().unwrap();
     let why = world.adds(&cni, "web");
-    assert!(why.contains("pod shop/web: cannot listen on") && why.contains("another proxy"), "{why}");
+    assert!(
+        why.contains("pod shop/web: cannot listen on") && why.contains("another proxy"),
+        "{why}"
+    );
     assert_eq!(cni.asks(&snapshot_sent(), &[]), "");
     assert_eq!(world.pending().len(), 1);
     drop(taken);

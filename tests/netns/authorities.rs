@@ -79,7 +79,10 @@ fn resumed() {
         .unwrap();
     let mut said = BufReader::new(begun.stderr.take().unwrap()).lines();
     let first = said.next().unwrap().unwrap();
-    assert!(first.starts_with("this takes 2m,") && first.contains("interrupt it at any time"), "{first}");
+    assert!(
+        first.starts_with("this takes 2m,") && first.contains("interrupt it at any time"),
+        "{first}"
+    );
     assert_eq!(said.next().unwrap().unwrap().trim(), "1m to go");
     begun.kill().unwrap();
     begun.wait().unwrap();
