@@ -70,7 +70,7 @@ impl PodController {
         let accepting = self.node.listeners.is_accepting();
         // The others are left to the process before this one until this one has taken over.
         let is_ours = |pod: &&Arc<PodFacts>| {
-            accepting || pod.netns.key().is_some_and(|netns| Pod::is_given(&self.node, netns))
+            accepting || pod.netns.key().is_ok_and(|netns| Pod::is_given(&self.node, netns))
         };
         let pods = self.announced.pods();
         let wanted: Vec<_> = pods.values().filter(is_ours).cloned().collect();
@@ -155,7 +155,8 @@ impl PodController {
     /// Attaches nothing and changes no rules from here on: another process does both. Changes that
     /// are under way end first, as that process must not meet a listener or rules that come of
     /// them later.
-    pub async fn hand_over(&mut self) {
+    pub async fn hand_over(&mut self, leave: &Leave) {
+        self.manager.leaves(leave);
         self.manager.stop_accepting();
         if tokio::time::timeout(HAND_OVER_WITHIN, self.finish()).await.is_err() {
             tracing::warn!(

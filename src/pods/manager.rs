@@ -2,6 +2,7 @@
 
 mod change;
 mod joined;
+mod kept;
 mod moved;
 mod non_tcp;
 mod owner;
@@ -18,7 +19,7 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use self::change::{After, Carried, Change, carried_as};
+use self::change::{After, Carried, Change, KeptRules, carried_as};
 pub use self::{
     change::{Changed, Changes, Failed, Leave},
     non_tcp::{JudgedPod, NonTcpCounts},
@@ -45,8 +46,8 @@ pub struct PodManager {
     node: Arc<Node>,
     pods: Mutex<HashMap<Arc<str>, Carried>>,
     changing: Mutex<HashMap<Arc<str>, Change>>,
-    /// Those that are to run and to be captured, also where they could not be started yet.
-    wanted: Mutex<Vec<Arc<PodFacts>>>,
+    /// What decides whether the rules of a pod that leaves stay for another.
+    kept: Mutex<KeptRules>,
     /// Fires when a pod got a new network namespace, or another identity.
     moved: Notify,
     /// Fires when it is to be looked which workloads the pods are.
@@ -79,7 +80,7 @@ impl PodManager {
             node,
             pods: Mutex::default(),
             changing: Mutex::default(),
-            wanted: Mutex::default(),
+            kept: Mutex::default(),
             moved: Notify::new(),
             joins: Notify::new(),
             hurry: CancellationToken::new(),
@@ -103,7 +104,7 @@ impl PodManager {
         failed: &BTreeMap<Arc<str>, Failed>,
     ) -> Changes {
         let applies = rules != Capture::None;
-        self.await_pods(if applies { wanted } else { &[] });
+        self.expects(if applies { wanted } else { &[] });
         let gone: Vec<(Arc<str>, After, bool)> = self.with(|pods| {
             let leaves = |c: &mut Carried| {
                 let now = wanted.iter().find(|w| w.uid == c.facts.uid);

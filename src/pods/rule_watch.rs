@@ -161,6 +161,8 @@ impl RuleWatch {
                         said.restored(&watched.uid, what);
                     }
                 }
+                // Others than these rules are to stand there by now: nothing has failed.
+                Err(_) if watched.over.is_cancelled() => return,
                 Err(error) => {
                     self.count("failed");
                     said.failed(&watched.uid, &format!("{error:#}"));

@@ -22,6 +22,7 @@ mod forge;
 mod harness;
 mod hold_ups;
 mod impersonation;
+mod kept_rules;
 #[path = "../support/lab.rs"]
 mod lab;
 #[path = "../support/manager.rs"]
@@ -78,6 +79,7 @@ fn main() {
         takeover_pods::TESTS,
         tampering::TESTS,
         hold_ups::TESTS,
+        kept_rules::TESTS,
         starts::TESTS,
         service::TESTS,
         #[cfg(feature = "sockmap")]

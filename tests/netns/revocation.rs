@@ -382,7 +382,7 @@ fn outage() {
     std::fs::rename(lab.file("ca/root-key.pem"), lab.file("ca/away")).unwrap();
     lab.wait("failing", || lab.log().contains("the previous SVID is valid for another"));
     assert!(ready().contains("200 OK"), "{}", ready());
-    let certs = lab.shows("127.0.0.1:15000", "GET /certs", "is gone");
+    let certs = lab.shows("127.0.0.1:15000", "GET /certs", "is missing");
     assert!(certs.contains("\"source\": \"embedded\""), "{certs}");
     assert!(lab.ask("web", "10.96.0.10:80").is_ok());
     lab.wait("not ready, and why", || {

@@ -117,7 +117,7 @@ fn a_server_that_hangs_is_left_soon() {
     assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
     assert!(named(&report, Verdict::Fail).contains(&"FetchX509SVID begins"), "{report:#?}");
     let last = report.findings.iter().rfind(|f| f.verdict == Verdict::Fail).unwrap();
-    assert!(last.found.contains("not asked"), "{last:?}");
+    assert!(last.found.contains("not called"), "{last:?}");
 }
 
 /// What is said is bounded, and without control characters, in each form.

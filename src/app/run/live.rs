@@ -155,13 +155,11 @@ impl Live {
     ) -> Leave {
         self.node.listeners.hand_over(successor.keeps.as_deref());
         self.endpoints.cut();
-        self.pods.hand_over().await;
+        let leave = successor.keeps.map_or(Leave::All, Leave::Of);
+        self.pods.hand_over(&leave).await;
         self.endpoints.ended().await;
         successor.pid.into_iter().for_each(|pid| manager.succeeded_by(pid));
-        match successor.keeps {
-            Some(keeps) => Leave::Of(keeps),
-            None => Leave::All,
-        }
+        leave
     }
 
     /// Takes the file if it is whole and right, else keeps what was.

@@ -1,6 +1,6 @@
 //! Single pods: what is carried, what is to be done about it, and what has come of that.
 
-use std::{io, sync::Arc, time::Instant};
+use std::{collections::HashMap, io, sync::Arc, time::Instant};
 
 use futures_util::future::BoxFuture;
 
@@ -10,6 +10,7 @@ use crate::{
     mesh::NetnsRef,
     pods::{capture, source::PodFacts},
     roles::node::Pod,
+    sys::netns::Netns,
 };
 
 /// One pod, with what it was started from.
@@ -41,6 +42,7 @@ pub(crate) enum After {
 }
 
 /// Whose capture rules stay when the process ends.
+#[derive(Clone)]
 pub enum Leave {
     /// Those of every pod.
     All,
@@ -66,6 +68,17 @@ impl Leave {
         };
         if stays { After::Keep } else { After::Remove }
     }
+}
+
+/// What decides whether rules stay, and those that have.
+#[derive(Default)]
+pub(crate) struct KeptRules {
+    /// Pods that are to run and to be captured, also where they could not be started yet.
+    pub(crate) wanted: Vec<Arc<PodFacts>>,
+    /// Whose rules stay, once the process is to end.
+    pub(crate) leave: Option<Leave>,
+    /// Namespaces with rules that no pod of this process has.
+    pub(crate) namespaces: HashMap<(u64, u64), Arc<Netns>>,
 }
 
 /// What its platform knows a pod by.

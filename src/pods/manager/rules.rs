@@ -1,16 +1,12 @@
 //! The capture rules of pods that run, and what becomes of those of pods that leave.
 
 use std::{
-    sync::{Arc, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{PodManager, change::After};
-use crate::{
-    lifecycle::blocking,
-    pods::{capture, source::PodFacts},
-    sys::netns::Netns,
-};
+use crate::{pods::capture, sys::netns::Netns};
 
 /// How long a pod that leaves waits for one that may be about to enter its namespace, so that there
 /// is no moment without rules between the two.
@@ -84,13 +80,7 @@ impl PodManager {
             return Ok(true);
         }
         let key = netns.key();
-        let began = Instant::now();
-        while self.may_be_entered(key) && began.elapsed() < SUCCESSOR_WITHIN {
-            tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(10)) => {}
-                () = self.hurry.cancelled() => break,
-            }
-        }
+        self.wait_for_successor(key).await;
         let turn = loop {
             let turn = self.rules.take(netns, &self.hurry);
             match tokio::time::timeout(TURN_WITHIN, turn).await {
@@ -103,13 +93,15 @@ impl PodManager {
                 Err(_) => {} // the process goes on, and so does the wait
             }
         };
-        if self.with(|pods| pods.values().any(|c| c.pod.netns.key() == key)) {
+        if self.has_pod_in(key) {
+            return Ok(true);
+        }
+        if after == After::Remove && self.stays(key).await {
+            self.keep(netns);
             return Ok(true);
         }
         self.watch.end(netns);
         match after {
-            // A successor that could not be started yet must not find its namespace open.
-            After::Remove if self.is_awaited(key).await => {}
             After::Remove => return turn?.remove(Arc::clone(netns)).await.map(|()| false),
             After::Shut if options.kubelet_probes => {
                 let unprobed = capture::Options { kubelet_probes: false, ..options };
@@ -120,24 +112,16 @@ impl PodManager {
         Ok(true)
     }
 
-    /// These pods are to run and to be captured from here on.
-    pub(crate) fn await_pods(&self, wanted: &[Arc<PodFacts>]) {
-        *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = wanted.to_vec();
-    }
-
-    /// Whether a pod of this namespace is to run, in a process that goes on.
-    async fn is_awaited(&self, key: (u64, u64)) -> bool {
-        if self.closing.is_cancelled() {
-            return false;
+    /// Waits while a pod is being started that may be a successor in this namespace.
+    pub(super) async fn wait_for_successor(&self, key: (u64, u64)) {
+        let is_starting =
+            || self.changing(|all| all.values().any(|c| c.netns.is_none_or(|of| of == key)));
+        let began = Instant::now();
+        while is_starting() && began.elapsed() < SUCCESSOR_WITHIN {
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(10)) => {}
+                () = self.hurry.cancelled() => break,
+            }
         }
-        let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let is_there = move || wanted.iter().any(|pod| pod.netns.key() == Some(key));
-        // What cannot be told is taken for a successor: its rules refuse, and no more than that.
-        blocking(is_there).await.unwrap_or(true)
-    }
-
-    /// Whether a pod is being started that may be a successor in this namespace.
-    fn may_be_entered(&self, key: (u64, u64)) -> bool {
-        self.changing(|all| all.values().any(|c| c.netns.is_none_or(|of| of == key)))
     }
 }

@@ -10,6 +10,7 @@ use super::{
 impl PodManager {
     /// Stops all pods side by side, and waits for those that drain already.
     pub async fn stop_all(self: &Arc<Self>, grace: Duration, leave: &Leave) {
+        self.leaves(leave);
         let all: Vec<_> = self.with(|pods| pods.drain().collect());
         let stops = all.into_iter().map(|(uid, carried)| {
             let this = Arc::clone(self);
@@ -18,6 +19,7 @@ impl PodManager {
         });
         futures_util::future::join_all(stops).await;
         self.draining.ended().await;
+        self.release_kept().await;
         self.watch.end_all().await;
         self.redirects.end_all().await;
     }

@@ -3,7 +3,7 @@
 pub mod file;
 pub mod zds;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, io, sync::Arc};
 
 use tokio::sync::oneshot;
 
@@ -73,14 +73,16 @@ impl PodNetns {
         }
     }
 
-    /// The device and inode of the namespace that is the pod's now, if there is one.
-    pub fn key(&self) -> Option<(u64, u64)> {
-        let found = match self {
+    /// The device and inode of the namespace that is the pod's now.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none; any other error leaves open whether there is.
+    pub fn key(&self) -> io::Result<(u64, u64)> {
+        match self {
             Self::Named(name) => Netns::key_of(&name.path()),
             Self::Own => Netns::current().map(|netns| netns.key()),
             Self::Open(netns) => Ok(netns.key()),
-        };
-        found.ok()
+        }
     }
 }
 
