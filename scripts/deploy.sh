@@ -26,15 +26,16 @@ built() { # PROGRAM PACKAGE
 }
 built helm "helm.sh/helm/v3/cmd/helm@$HELM_VERSION"
 chart=deploy/helm/adit
-render() { helm template ztunnel $chart --namespace istio-system --kube-version $KUBERNETES "$@"; }
+image=registry.example/adit:0.1.0
+render() { helm template ztunnel $chart --namespace istio-system --kube-version $KUBERNETES --set image=$image "$@"; }
 
 echo "== chart"
 for values in "" "$chart/ci/everything-values.yaml"; do
-  helm lint $chart --strict --quiet --kube-version $KUBERNETES ${values:+--values "$values"}
+  helm lint $chart --strict --quiet --kube-version $KUBERNETES --set image=$image ${values:+--values "$values"}
   name=$(basename "${values:-defaults}" -values.yaml)
   render ${values:+--values "$values"} > "$out/$name.yaml"
 done
-for wrong in resurceName=ztunnel image= logAsJson=3 terminationGracePeriodSeconds=0 xdsAddress=istiod resourceScope=none; do
+for wrong in resurceName=ztunnel image= image=ztunnel logAsJson=3 terminationGracePeriodSeconds=0 xdsAddress=istiod resourceScope=none; do
   if render --set "$wrong" > /dev/null 2>&1; then echo "the chart accepts $wrong" >&2; exit 1; fi
 done
 
@@ -52,8 +53,8 @@ plain() { # FILE ARGUMENT…
   same "$file"
 }
 write=${1:-}
-plain adit.yaml --set image=registry.example/adit:0.1.0
-plain adit-openshift.yaml --set image=registry.example/adit:0.1.0,platform=openshift,seLinuxOptions.type=spc_t
+plain adit.yaml
+plain adit-openshift.yaml --set platform=openshift,seLinuxOptions.type=spc_t
 plain networkpolicy.yaml --set networkPolicy.enabled=true --show-only templates/networkpolicy.yaml
 plain podmonitor.yaml --set podMonitor.enabled=true --show-only templates/podmonitor.yaml
 {

@@ -67,6 +67,8 @@ EXPECTED = {
     ("src/guide/standalone.md", "In front of one service"): [("localhost:8081", "Directory listing")],
     ("src/guide/identity.md", "A CA for several nodes"): [
         ("/metrics", "adit_ca_issued_total"), ("ca show", "active")],
+    ("src/guide/identity.md", "An intermediate for each node"): [
+        ("curl -s http://10.77.0.2:8080/", "Directory listing"), ("|| echo refused", "\nrefused")],
     ("src/guide/observability.md", "Where to look"): [
         ("/_status", '"ok":'), ("https://localhost:8443/", "Directory listing"), ("/_metrics", "adit_target_up")],
 }

@@ -3,7 +3,11 @@
 {{- end }}
 
 {{- define "adit.image" -}}
-{{- if contains "/" .Values.image -}}
+{{- $image := required "image is missing: set it to the image of adit in a registry that all nodes reach, such as --set image=registry.example/adit:0.1.0 (deploy/runbooks/replace-ztunnel.md says how to make one)" .Values.image -}}
+{{- if eq $image "ztunnel" -}}
+{{- fail "image is ztunnel, which is Istio's node proxy: set it to the image of adit, such as --set image=registry.example/adit:0.1.0" -}}
+{{- end -}}
+{{- if contains "/" $image -}}
 {{ .Values.image }}
 {{- else -}}
 {{- with .Values.hub | default .Values.global.hub }}{{ . }}/{{ end -}}
