@@ -1,4 +1,5 @@
-"""Draws the pictures and tables of all kept runs anew, from what each folder has, and those of the guide.
+#!/usr/bin/env python3
+"""Draws the pictures and tables of all kept runs again, from what each folder has, and those of the guide.
 
 Usage: bench_redraw.py [--check]   (--check changes nothing: exit code 1 if one is not as kept)
 """
