@@ -143,8 +143,9 @@ def table(found, metrics, better, spread=True, proxies=None):
         yield "| " + " | ".join(line) + " |"
 
 
-def sizes_table(found, names):
-    """A Markdown table of adit / the other at each size; `names`: metric -> text and unit."""
+def sizes_table(found, names, worst=()):
+    """A Markdown table of adit / the other at each size; `names`: metric -> text and unit. Metrics of
+    `worst` have the largest round in brackets."""
     sizes = sorted({size for _, size in found if size})
     other = next(p for p, _ in found if p != "adit")
     yield f"| less is better, adit / {look.name(other)} | " + " | ".join(f"{size:,} workloads" for size in sizes) + " |"
@@ -152,6 +153,11 @@ def sizes_table(found, names):
     for metric, (text, unit) in names.items():
         shown, factor = look.scale(unit, max(statistics.median(found["adit", size][metric]) for size in sizes))
         expected = rounds({key: of[metric] for key, of in found.items()})
-        cells = [" / ".join(cell(found[proxy, size][metric], factor, False, expected) for proxy in ("adit", other))
+        cells = [" / ".join(worst_of(found[proxy, size][metric], factor, expected, metric in worst) for proxy in ("adit", other))
                  for size in sizes]
-        yield f"| {text}, {shown} | " + " | ".join(cells) + " |"
+        text += f", {shown}" + (": median (largest)" if metric in worst else "")
+        yield f"| {text} | " + " | ".join(cells) + " |"
+
+
+def worst_of(of, factor, expected, wanted):
+    return cell(of, factor, False, expected) + (f" ({look.digits(max(of) / factor)})" if wanted else "")
