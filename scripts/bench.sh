@@ -7,13 +7,15 @@
 #   --seconds S     length of each measurement (4)
 #   --proxies LIST  of none,haproxy,envoy,adit (all); adit-NAME is the binary that the variable
 #                   ADIT_BINARY_NAME names: another build of adit, in the same rounds;
-#                   ztunnel is the binary that ZTUNNEL_BINARY names; adit-sockmap is adit with
-#                   `appHop: sockmap`
+#                   ztunnel is the program that ZTUNNEL_BINARY names: build it yourself, in a
+#                   checkout of github.com/istio/ztunnel with `cargo build --release`;
+#                   adit-sockmap is adit with `appHop: sockmap`
 #   --quick         1 round of 1 s, fewer idle connections: does it run, not how fast
 #   --idle N        idle connections held (1000)
 #   --standalone    TLS in front of one service instead: scripts/bench_standalone.sh
 #   --mesh          a node of a large mesh instead: scripts/bench_mesh.sh
-#   --out DIR       where raw.jsonl, summary.json, table.md and the pictures go
+#   --out DIR       where run.json, raw.jsonl, summary.json, table.md and the pictures go
+#                   (benches/results/DATE; -standalone and -mesh are added to it for those)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
@@ -27,7 +29,7 @@ while [ $# -gt 0 ]; do
     --rounds) rounds=$2; shift 2 ;; --seconds) seconds=$2; shift 2 ;;
     --idle) idle=$2; shift 2 ;; --proxies) proxies=$2; shift 2 ;; --out) out=$2; shift 2 ;;
     --quick) rounds=1 seconds=1 idle=200; shift ;;
-    *) sed -n '2,17s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] && exit 0; exit 2 ;;
+    *) sed -n '2,19s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] && exit 0; exit 2 ;;
   esac
 done
 out=$(realpath -m "${out:-benches/results/$(date +%F)}")

@@ -95,10 +95,16 @@ def facts(known):
         yield text
 
 
-def cell(of, factor, spread=True):
+def rounds(of):
+    """The rounds of a run: as many values as any proxy has."""
+    return max((len(v) for v in of.values()), default=0)
+
+
+def cell(of, factor, spread=True, expected=0):
+    """`expected`: the rounds of the run; a figure of fewer says so."""
     if not of:
         return "–"
-    text = look.digits(statistics.median(of) / factor)
+    text = look.digits(statistics.median(of) / factor) + look.of_rounds(of, expected)
     if spread and len(of) > 1:
         text += f" ({look.digits(min(of) / factor)}–{look.digits(max(of) / factor)})"
     return text
@@ -127,23 +133,31 @@ def table(found, metrics, better, spread=True, proxies=None):
         of, known = found[metric], metrics[metric]
         own = of.get("adit")
         shown, factor = look.scale(known.unit, statistics.median(own or next(iter(of.values()))))
-        line = [f"{known.text}, {shown}", cell(own, factor, spread)]
+        expected = rounds(of)
+        line = [f"{known.text}, {shown}", cell(own, factor, spread, expected)]
         for other in others:
             there = of.get(other)
             if there and statistics.median(there) <= 0:
                 there = None
-            line += [cell(there, factor, spread)] + ([ratio(own, there)] if other != "none" else [])
+            line += [cell(there, factor, spread, expected)] + ([ratio(own, there)] if other != "none" else [])
         yield "| " + " | ".join(line) + " |"
 
 
-def sizes_table(found, names):
-    """A Markdown table of adit / the other at each size; `names`: metric -> text and unit."""
+def sizes_table(found, names, worst=()):
+    """A Markdown table of adit / the other at each size; `names`: metric -> text and unit. Metrics of
+    `worst` have the largest round in brackets."""
     sizes = sorted({size for _, size in found if size})
     other = next(p for p, _ in found if p != "adit")
     yield f"| less is better, adit / {look.name(other)} | " + " | ".join(f"{size:,} workloads" for size in sizes) + " |"
     yield "|---" + "|---:" * len(sizes) + "|"
     for metric, (text, unit) in names.items():
         shown, factor = look.scale(unit, max(statistics.median(found["adit", size][metric]) for size in sizes))
-        cells = [f'{cell(found["adit", size][metric], factor, False)} / {cell(found[other, size][metric], factor, False)}'
+        expected = rounds({key: of[metric] for key, of in found.items()})
+        cells = [" / ".join(worst_of(found[proxy, size][metric], factor, expected, metric in worst) for proxy in ("adit", other))
                  for size in sizes]
-        yield f"| {text}, {shown} | " + " | ".join(cells) + " |"
+        text += f", {shown}" + (": median (largest)" if metric in worst else "")
+        yield f"| {text} | " + " | ".join(cells) + " |"
+
+
+def worst_of(of, factor, expected, wanted):
+    return cell(of, factor, False, expected) + (f" ({look.digits(max(of) / factor)})" if wanted else "")

@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape
 
 WIDTH, MARGIN, GAP = 880, 20, 36
 PANEL = (WIDTH - 2 * MARGIN - GAP) / 2
-ROW, HEAD, NAME, VALUE = 21, 48, 92, 88
+ROW, HEAD, NAME, VALUE, LACKING = 21, 48, 92, 88, 54
 FONT = "system-ui,-apple-system,'Segoe UI','Noto Sans','DejaVu Sans',Arial,sans-serif"
 
 # A proxy keeps its name and its colours, in light and in dark, in every picture. The colours differ in
@@ -79,6 +79,11 @@ def people(value, unit):
 
 def with_unit(number, unit):
     return number + ("" if unit.startswith("/") else " ") + unit
+
+
+def of_rounds(values, expected):
+    """What stands beside a figure that lacks values of some rounds; nothing beside one of all."""
+    return f" [{len(values)} of {expected}]" if values and len(values) < expected else ""
 
 
 class Page:
@@ -167,6 +172,11 @@ class Panel:
 
     def __init__(self, title, better, rows):
         self.title, self.better, self.rows = title, better, rows
+        series = [values for _, row in rows if row for values in (row if isinstance(row[0], list) else [row])]
+        self.expected = max(map(len, series), default=0)
+        self.lacking = LACKING if any(of_rounds(values, self.expected) for values in series) else 0
+        if self.lacking:
+            self.better += f"; [n of {self.expected}]: rounds with a figure"
         self.name_width = NAME if all(len(name(p)) < 11 for p, _ in rows if _ is not None) else NAME + 38
 
     def height(self):
@@ -197,7 +207,7 @@ class Bars(Panel):
         shown, factor = self.unit_from(0)
         # A round far outside would make all bars short: its line ends in an arrow.
         limit = min(max(max(v) for v in known), 1.5 * max(statistics.median(v) for v in known))
-        left, room = x + self.name_width, width - self.name_width - VALUE
+        left, room = x + self.name_width, width - self.name_width - VALUE - self.lacking
         for row, (proxy, values) in enumerate(self.rows):
             top = y + HEAD - 6 + row * ROW
             if values is None:
@@ -217,7 +227,8 @@ class Bars(Panel):
             page.path(kind, family(proxy), f"M{n(left)} {n(top + 4)}h{n(at(median) - left)}v13h-{n(at(median) - left)}z")
             self.whisker(page, at(min(values)), at(max(values)), top + 10.5, max(values) > limit)
             strong = "strong" if family(proxy) == "adit" else "text"
-            page.write(strong, x + width, top + 15, with_unit(digits(median / factor), shown), 14, "end")
+            figure = with_unit(digits(median / factor), shown) + of_rounds(values, self.expected)
+            page.write(strong, x + width, top + 15, figure, 14, "end")
 
     def unit_from(self, row):
         """The unit that suits adit in the rows from this one to the next heading."""
@@ -254,7 +265,7 @@ class Dots(Panel):
         own = [statistics.median(row[-1]) for p, row in self.rows if row and row[-1] and family(p) == "adit"]
         shown, factor = scale("us", statistics.median(own) if own else known[0][0])
         low, high = max(min(map(min, known)), 1) * 0.85, max(map(max, known)) * 1.15
-        value = VALUE + (42 if len(self.quantiles) > 1 else 0)
+        value = VALUE + (42 if len(self.quantiles) > 1 else 0) + self.lacking
         left, room = x + self.name_width, width - self.name_width - value - 8
 
         def at(v):
@@ -278,7 +289,8 @@ class Dots(Panel):
                 page.path(kind, ink, f"M{n(at(median) - 4.5)} {n(middle)}a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0z")
                 texts.append(digits(median / factor))
             strong = "strong" if ink == "adit" else "text"
-            page.write(strong, x + width, top + row * ROW + 15, " · ".join(texts) + f" {shown}", 14, "end")
+            lacking = of_rounds(min(parts, key=len), self.expected)
+            page.write(strong, x + width, top + row * ROW + 15, " · ".join(texts) + f" {shown}{lacking}", 14, "end")
 
     @staticmethod
     def axis(page, at, low, high, top, bottom):

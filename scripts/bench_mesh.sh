@@ -10,7 +10,8 @@
 #   --proxies LIST  of adit, ztunnel (adit; both where ZTUNNEL_BINARY names a program); adit-NAME is
 #                   the binary that the variable ADIT_BINARY_NAME names
 #   --quick         1 round of 1,000 workloads and 1 s, of a build for tests: does it run, not how fast
-#   --out DIR       where raw.jsonl, store.jsonl, summary.json, table.md and the pictures go
+#   --out DIR       where run.json, raw.jsonl, store.jsonl, summary.json, table.md and the pictures go
+#                   (benches/results/DATE-mesh)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
@@ -22,7 +23,7 @@ while [ $# -gt 0 ]; do
     --sizes) sizes=$2; shift 2 ;; --rounds) rounds=$2; shift 2 ;; --seconds) seconds=$2; shift 2 ;;
     --proxies) proxies=$2; shift 2 ;; --out) out=$2; shift 2 ;;
     --quick) rounds=1 seconds=1 sizes=1000 store+=(--test) build=(--profile dev); shift ;;
-    *) sed -n '2,13s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] && exit 0; exit 2 ;;
+    *) sed -n '2,14s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] && exit 0; exit 2 ;;
   esac
 done
 out=$(realpath -m "${out:-benches/results/$(date +%F)-mesh}")

@@ -59,10 +59,11 @@ def size_table(found, size):
         if metric not in own:
             continue
         shown, factor = look.scale(unit, statistics.median(own[metric]))
-        line = [f"{text}, {shown}", data.cell(own[metric], factor)]
+        expected = data.rounds({key: of[metric] for key, of in found.items() if metric in of})
+        line = [f"{text}, {shown}", data.cell(own[metric], factor, True, expected)]
         for other in others:
             there = found[other, size][metric]
-            line += [data.cell(there, factor), "" if "no node" in text else data.ratio(own[metric], there)]
+            line += [data.cell(there, factor, True, expected), "" if "no node" in text else data.ratio(own[metric], there)]
         yield "| " + " | ".join(line) + " |"
 
 

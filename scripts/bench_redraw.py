@@ -1,4 +1,5 @@
-"""Draws the pictures and tables of all kept runs anew, from what each folder has, and those of the guide.
+#!/usr/bin/env python3
+"""Draws the pictures and tables of all kept runs again, from what each folder has, and those of the guide.
 
 Usage: bench_redraw.py [--check]   (--check changes nothing: exit code 1 if one is not as kept)
 """
@@ -61,7 +62,8 @@ def guide_tables():
         "ready ms", "resident KB", "peak KB after", "push ms", "push CPU ms", "delta and stream CPU us", "deltas late ms",
         "push p99 us", "push stall us", "deltas stall us")}
     yield list(identity_report.guide(results / "2026-11-25-identity"))
-    yield list(bench_data.sizes_table(bench_mesh_report.read(results / "2026-11-30-mesh"), names))
+    worst = [metric for metric in names if "stall" in metric or "late" in metric]
+    yield list(bench_data.sizes_table(bench_mesh_report.read(results / "2026-11-30-mesh"), names, worst))
 
 
 def guide():

@@ -1,6 +1,7 @@
 """From run.json and raw.jsonl to summary.json, table.md and the pictures. Usage: bench_report.py DIR"""
 import json
 import pathlib
+import re
 import statistics
 import sys
 
@@ -20,6 +21,8 @@ def table(folder):
     for row in data.rows(folder / "raw.jsonl"):
         if "failures" in row:
             lost[row["proxy"]] = lost.get(row["proxy"], 0) + row["failures"]
+    if any(re.search(r"\[\d+ of \d+\]", line) for line in lines):
+        lines += ["[n of m]: a figure of so many of the rounds; in the others no message came back in time.", ""]
     if lost:
         lines += ["Failed connections: " + ", ".join(f"{look.name(p)} {lost[p]}" for p in look.in_order(lost)) + ".", ""]
     return "\n".join(lines + known.get("notes", [])).rstrip() + "\n"

@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 
-# How a program says its version, and what of that is it.
+# How a program says its version, and what of that is it. adit also says what its checkout was.
 ASK = {
     "adit": ("--version", r"adit ([0-9.]+)"), "haproxy": ("-v", r"version ([0-9.]+)"),
     "nginx": ("-v", r"nginx/([0-9.]+)"), "stunnel": ("-version", r"stunnel ([0-9.]+)"),
@@ -43,8 +43,9 @@ def version(proxy, program):
 
 
 def commit():
+    """The commit of this checkout, with `-dirty` where files differ from it; adit is built from it."""
     try:
-        done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=10)
+        done = subprocess.run(["git", "describe", "--always", "--dirty", "--match="], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
@@ -61,8 +62,10 @@ if __name__ == "__main__":
     for proxy, _, program in (part.partition("=") for part in proxies):
         if proxy != "none":
             versions[proxy] = version(proxy, program or proxy)
-    if versions.get("adit") and commit():
-        versions["adit"] += f" ({commit()})"
+    built = commit()
+    # adit-sockmap and the like are settings of it; adit-NAME with ADIT_BINARY_NAME is another build.
+    if built and "adit" in versions and not os.environ.get("ADIT_BINARY"):
+        versions["adit"] = " ".join(part for part in (versions["adit"], f"({built})") if part)
     known = {
         "what": what, "title": title, "date": datetime.date.today().isoformat(), "cores": os.cpu_count(),
         "cpu": processor(), "kernel": platform.release(), "rounds": int(rounds) or None,

@@ -3,6 +3,7 @@
 # GHOSTUNNEL_BINARY names one, ghostunnel: same certificates, mutual TLS, no resumption, interleaved
 # rounds, medians, raw data kept. In namespaces of its own that vanish with it.
 # Usage: scripts/bench_standalone.sh [--rounds N] [--seconds S] [--idle N] [--proxies LIST] [--quick] [--out DIR]
+#   --out DIR       where the results go (benches/results/DATE-standalone)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
@@ -14,7 +15,7 @@ while [ $# -gt 0 ]; do
     --out) out=$2; shift 2 ;;
     --quick) args+=(--rounds 1 --seconds 1 --idle 100); shift ;;
     --rounds | --seconds | --idle | --proxies) args+=("$1" "$2"); shift 2 ;;
-    *) sed -n '2,5s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] && exit 0; exit 2 ;;
+    *) sed -n '2,6s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] && exit 0; exit 2 ;;
   esac
 done
 out=$(realpath -m "${out:-benches/results/$(date +%F)-standalone}")

@@ -65,6 +65,11 @@ EXPECTED = {
     ],
     ("src/guide/mesh.md", "A mesh in one file"): [("curl -s http://10.96.0.10/", "Directory listing")],
     ("src/guide/standalone.md", "In front of one service"): [("localhost:8081", "Directory listing")],
+    ("src/guide/standalone.md", "With a CA of your own"): [
+        ("https://localhost:8443/; do", "Directory listing"),
+        ("https://localhost:8444/; do", "Directory listing"),
+        ("|| echo refused", "refused"),
+    ],
     ("src/guide/identity.md", "A CA for several nodes"): [
         ("/metrics", "adit_ca_issued_total"), ("ca show", "active")],
     ("src/guide/identity.md", "An intermediate for each node"): [

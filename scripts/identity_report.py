@@ -30,8 +30,16 @@ def ms(*values):
 
 def rows(lines):
     """What is measured, and its figure."""
+    def spread(case, get):
+        """The smallest and the largest round, in ms for people."""
+        of = [get(line) for line in lines if line["case"] == case]
+        return f" ({ms(min(of))}–{ms(max(of))})" if len(of) > 1 else ""
+
+    def last(line):
+        return line["ms"]["last"]
+
     def took(case):
-        return ms(*(median(lines, case, lambda line, q=q: line["ms"][q]) for q in ("p50", "p99", "last")))
+        return ms(*(median(lines, case, lambda line, q=q: line["ms"][q]) for q in ("p50", "p99", "last"))) + spread(case, last)
 
     pods = lines[0]["pods"]
     shared, alone = (median(lines, case, lambda line: line["ca_cpu_us_each"]) for case in ("node", "pods"))
@@ -40,8 +48,9 @@ def rows(lines):
     yield f"{pods:,} pods at once, each with its own connection: p50 / p99 / last", took("pods")
     yield "the same through one node proxy: p50 / p99 / last", took("node")
     yield "ten asked for meanwhile: p50 / p99", ms(
-        *(median(lines, "node", lambda line, q=q: line["on_demand"]["ms"][q]) for q in ("p50", "p99")))
-    yield f"`adit run`, from its start until it holds all {pods:,}", ms(median(lines, "adit run", lambda line: line["ms"]["last"]))
+        *(median(lines, "node", lambda line, q=q: line["on_demand"]["ms"][q]) for q in ("p50", "p99"))
+    ) + spread("node", lambda line: line["on_demand"]["ms"]["p99"])
+    yield f"`adit run`, from its start until it holds all {pods:,}", ms(median(lines, "adit run", last)) + spread("adit run", last)
     run, store = each(lines, "memory, adit run"), each(lines, "memory, store alone")
     yield "memory for each identity, `adit run` / its store alone", f"{look.digits(run)} / {look.digits(store)} KiB"
 
@@ -58,8 +67,10 @@ def guide(folder):
     yield f"| {first[0]} | {first[1]} | SPIRE 1.13.3 server, MintX509SVID, 8 at once: {look.people(spire, 'us')} |"
     for what, figure in others:
         yield f"| {what} | {figure} | |"
-    more = cores["handshake: 1,001 trust domains"]["of_one"]
-    yield f"| CPU for a handshake with 1,001 trust domains | {more:.2f} times | that with one |"
+    for what, case in (("CPU for a handshake with 1,001 trust domains", ("1,001 trust domains", "1 trust domain")),
+                       ("the same, after the set of bundles has changed", ("1,001, changed", "1, changed"))):
+        many, one = (look.people(cores[f"handshake: {which}"]["cpu_us"], "us") for which in case)
+        yield f"| {what} | {many} | with one: {one} |"
 
 
 if __name__ == "__main__":
