@@ -45,7 +45,8 @@ COMBINATIONS=(sockmap "acme,pkcs11,rego" demo)
 # Cargo with these cargo features alone; a warning is an error, also one that it repeats.
 choosing() {
   local features=$1 log=target/features.log; shift
-  cargo "$@" --locked --quiet --no-default-features --features "$features" 2>&1 |
+  # Without colours, which would stand before "warning".
+  cargo "$@" --locked --quiet --color never --no-default-features --features "$features" 2>&1 |
     tee "$log" || return 1
   if grep -q '^warning' "$log"; then
     echo "a warning with the features \"$features\" (see above)" >&2
