@@ -11,16 +11,22 @@ need_packages() {
   apt_install "${missing[@]}"
 }
 
-apt_install() {
+# apt_install PACKAGE … installs with apt. The services of these packages are not started, as Debian
+# would: a policy-rc.d forbids it meanwhile, where there is none yet.
+apt_install() (
   echo "installing: $*" >&2
-  local sudo=()
+  sudo=() policy=/usr/sbin/policy-rc.d
   if [ "$(id -u)" != 0 ]; then
     command -v sudo >/dev/null || { echo "not root, and no sudo: install $* first" >&2; return 1; }
     sudo=(sudo)
   fi
+  if [ ! -e "$policy" ]; then
+    trap '"${sudo[@]}" rm -f "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" install -m 755 /dev/stdin "$policy" || return 1
+  fi
   "${sudo[@]}" apt-get update -qq
   "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
-}
+)
 
 # need_venv PACKAGE … makes target/tools, a Python environment, and installs into it.
 need_venv() {

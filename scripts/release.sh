@@ -4,7 +4,7 @@
 # (CycloneDX) and SHA256SUMS. The same binary, sources and machine give the same bytes.
 # Usage: scripts/release.sh [--binary FILE] [--out DIR] [--allow-dirty]
 #   --binary       an adit that is built already, with line tables; without it cargo builds one
-#   --out          the folder, whose earlier content is removed if a release made it (target/dist)
+#   --out          the folder, where files of an earlier release are replaced (target/dist)
 #   --allow-dirty  although the sources differ from the last commit
 # Installs what is missing: Debian packages, cargo-cyclonedx and a Python environment in target/.
 set -euo pipefail
@@ -33,11 +33,19 @@ version=$(sed -n 's/^version = "\(.*\)"/\1/p;T;q' Cargo.toml)
 [ -n "$version" ] || { echo "Cargo.toml names no version" >&2; exit 1; }
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 export SOURCE_DATE_EPOCH
-# The kinds of file that a release makes; anything else in --out is somebody's.
-if [ -e "$out" ] && [ -e "$out/SHA256SUMS" ]; then rm -rf "$out"; fi
-if [ -e "$out" ] && [ -n "$(ls -A "$out")" ]; then echo "$out has files that no release made: name another --out" >&2; exit 2; fi
 mkdir -p "$out"
 out=$(readlink -f "$out")
+# A release lists what it made; anything else in --out is somebody's.
+made=()
+if [ -f "$out/SHA256SUMS" ]; then
+  mapfile -t made < <(sed -nE 's/^[0-9a-f]{64} [ *](adit[-_][^/]*)$/\1/p' "$out/SHA256SUMS")
+  made+=(SHA256SUMS)
+fi
+others=$(find "$out" -mindepth 1 -maxdepth 1 -printf '%f\n' | grep -vxF -f <(printf '%s\n' "${made[@]}") || true)
+if [ "$others" ]; then
+  echo "$out has files that no release made ($(head -n 3 <<< "$others" | paste -sd ' ')): name another --out" >&2; exit 2
+fi
+(cd "$out" && rm -f -- "${made[@]}")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -45,7 +53,7 @@ step "tools"
 need_packages dpkg-dev:dpkg-shlibdeps binutils:objcopy nftables:nft iproute2:ip iptables:xtables-legacy-multi \
   ca-certificates:update-ca-certificates python3:python3 xz-utils:xz
 if ! command -v cargo-cyclonedx > /dev/null; then
-  cargo install --locked --quiet --root target/tools cargo-cyclonedx
+  cargo install --locked --quiet --root target/tools cargo-cyclonedx@0.5.9
 fi
 if [ -z "$binary" ]; then
   step "binary: cargo build --release (up to 15 minutes on 2 cores)"
@@ -70,7 +78,7 @@ cargo cyclonedx --quiet --format json --spec-version 1.5 --target "$target" --no
 # References to the sources have the path of this folder in them.
 sed "s|path+file://$PWD|path+file:///adit|g" "$name.cdx.json" > "$out/$name.cdx.json"
 rm "$name.cdx.json"
-need_venv 'cyclonedx-python-lib[json-validation]'
+need_venv 'cyclonedx-python-lib[json-validation]==11.12.0'
 target/tools/bin/python scripts/release/check_sbom.py "$out/$name.cdx.json"
 
 step "Debian package"

@@ -3,13 +3,16 @@
 # (Debian packages), then fmt, clippy, tests, combinations of cargo features, demo, interop, identity
 # storms, attacks, bench, instruction counts, docs. Needs root.
 #
+# Not here, and to be run before a release or after a change of Cargo.toml: scripts/demo.sh, which
+# builds with a profile of its own (4 minutes), and scripts/packages.sh (machines of Debian).
+#
 # --fast  tells within about 3 minutes, after a build, whether a change may stand: fmt, clippy, unit
 #         tests, layering, and of the scenarios a few of each kind that take seconds. Installs
 #         nothing, builds no release. Says what it left out; the gate has the last word.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 case "${1:-}" in
-  --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
   --fast | "") ;;
   *) echo "unknown: $1 (see --help)" >&2; exit 2 ;;
 esac
@@ -38,14 +41,15 @@ chosen() {
     { echo "of $binary: \"$word\" failed, or no test has it in its name" >&2; return 1; }
 }
 
-# What users build beside the whole: a DaemonSet with sockmap, an adit for single services, and what
-# scripts/demo.sh builds. A DaemonSet without sockmap has none of the features; it is run too.
-COMBINATIONS=(sockmap "acme,pkcs11,rego" demo)
+# What users build beside the whole: a DaemonSet with sockmap, and an adit for single services. A
+# DaemonSet without sockmap has none of the features; it is run too, as is what scripts/demo.sh builds.
+COMBINATIONS=(sockmap "acme,pkcs11,rego")
 
 # Cargo with these cargo features alone; a warning is an error, also one that it repeats.
 choosing() {
   local features=$1 log=target/features.log; shift
-  cargo "$@" --locked --quiet --no-default-features --features "$features" 2>&1 |
+  # Without colours, which would stand before "warning".
+  cargo "$@" --locked --quiet --color never --no-default-features --features "$features" 2>&1 |
     tee "$log" || return 1
   if grep -q '^warning' "$log"; then
     echo "a warning with the features \"$features\" (see above)" >&2
@@ -89,6 +93,10 @@ wait "$release" || { cat target/release-build.log >&2; echo "failed: cargo build
 trap - EXIT
 for features in "${COMBINATIONS[@]}"; do step choosing "$features" check --bin adit; done
 step choosing "" test --test features
+# The features of scripts/demo.sh, with the profile of the tests: its own takes minutes to build (see
+# above).
+step choosing demo build --bin adit
+step scripts/demo.sh --json --binary "${CARGO_TARGET_DIR:-target}/debug/adit"
 step scripts/demo.sh --json --binary target/release/adit
 step scripts/first_steps.py --binary target/release/adit
 step scripts/completions.sh target/release/adit bash
