@@ -252,8 +252,8 @@ fn one_source_of_credentials_and_a_whole_one() {
     let client = "client --listen 127.0.0.1:0 --target 127.0.0.1:1";
     for (args, says) in [
         (rest.clone(), "a certificate is needed"),
-        (format!("{rest} --cert {crt}"), "--cert needs --key, or --pkcs11-module"),
-        (format!("{rest} --key {key}"), "--cert needs --key, or --pkcs11-module"),
+        (format!("{rest} --cert {crt}"), "--key is missing: the private key of --cert"),
+        (format!("{rest} --key {key}"), "--cert is missing: the certificate that belongs to --key"),
         (format!("{rest} --cert {crt} --key {key} --keystore {crt}"), "exclude each other"),
         (format!("{rest} --keystore {crt} --use-workload-api"), "exclude each other"),
         (format!("{rest} --use-workload-api"), "SPIFFE_ENDPOINT_SOCKET"),
