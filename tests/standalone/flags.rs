@@ -263,6 +263,24 @@ fn one_source_of_credentials_and_a_whole_one() {
     }
 }
 
+/// What people type first and what they mean by it.
+#[test]
+fn a_port_alone_and_a_plain_name_for_an_id_are_answered_with_what_to_write() {
+    let server = "server --target 127.0.0.1:1 --listen";
+    let client = "client --target 127.0.0.1:1 --listen 127.0.0.1:0 --verify-id";
+    for (args, says) in [
+        (format!("{server} 8443"), "'8443' for '--listen <ADDR>': not a valid address: the host"),
+        (format!("{server} 8443"), ":8443 is all addresses of this host, 127.0.0.1:8443 only"),
+        (format!("{server} :0 --allow-id app1"), "use --allow-cn, for a DNS name --allow-dns"),
+        (format!("{client} app1"), "for a common name use --verify-cn, for a DNS name"),
+    ] {
+        let (_, error) = refused(&args);
+        assert!(error.contains(says), "{args}\n{error}\nwanted: {says}");
+    }
+    let (_, error) = refused(&format!("{server} :0 --allow-id spiffe://td/a/"));
+    assert!(error.contains("trailing slash") && !error.contains("--allow-cn"), "{error}");
+}
+
 #[test]
 fn pins_do_not_go_with_the_workload_api() {
     let pin = format!("sha256:{}", "A".repeat(43) + "=");
