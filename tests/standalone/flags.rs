@@ -281,6 +281,27 @@ fn a_port_alone_and_a_plain_name_for_an_id_are_answered_with_what_to_write() {
     assert!(error.contains("trailing slash") && !error.contains("--allow-cn"), "{error}");
 }
 
+/// A server that forgot its CA would admit whoever a public CA gives the name.
+#[test]
+fn a_server_without_roots_says_that_public_cas_count() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let shown = format!("--cert {} --key {}", pki.at("server.crt"), pki.at("server.key"));
+    let args = format!("server --listen 127.0.0.1:0 --target {} {shown} ", echo.addr);
+    let start = |more: String| {
+        let mut command = command(&(args.clone() + &more));
+        command.env("SSL_CERT_FILE", pki.at("ca.pem"));
+        Adit::spawn(command)
+    };
+    let adit = start("--allow-cn app".into());
+    adit.logs("WARN … any public CA of the system's store may vouch for a client");
+    for more in
+        [format!("--allow-cn app --cacert {}", pki.at("ca.pem")), "--disable-authentication".into()]
+    {
+        let adit = start(more);
+        assert_eq!(adit.count("any public CA"), 0);
+    }
+}
+
 #[test]
 fn pins_do_not_go_with_the_workload_api() {
     let pin = format!("sha256:{}", "A".repeat(43) + "=");
