@@ -73,7 +73,7 @@ pub(in crate::cli) struct ClientArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    next_help_heading = "Accepted targets (the name must be right, and one of these must match)"
+    next_help_heading = "Accepted targets (besides the name; if any are given, one must match)"
 )]
 struct VerifyArgs {
     /// Accept a common name; may be repeated
