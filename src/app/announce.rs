@@ -1,8 +1,6 @@
 //! What an ambient node says of itself before anything else, in the words and under the names that
 //! tools of the mesh know.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use crate::{
     admin::settings,
     config::environment::Environment,
@@ -35,6 +33,5 @@ pub(super) fn speak_as_node_proxy(telemetry: &Telemetry, environment: &Environme
     }
     telemetry.metrics.process.set_build("ztunnel", release);
     // Its configuration is its environment, which does not change.
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    telemetry.metrics.config.loaded.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+    telemetry.metrics.config.loaded_now();
 }

@@ -358,5 +358,8 @@ impl Running {
             certificate = self.service.store.current().source,
             "listening"
         );
+        if let Some(warning) = config.warning() {
+            tracing::warn!(service = config.name, "{warning}");
+        }
     }
 }

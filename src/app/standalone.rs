@@ -129,6 +129,7 @@ async fn serve(
         () = takeover.late() => return Err(LATE.to_owned().into()),
     }
     registry.drop_unused_sockets();
+    telemetry.metrics.config.loaded_now();
     seen.status.set_services(registry.services());
     seen.listening();
     seen.take_over(&mut takeover, registry.listeners()).await?;

@@ -8,7 +8,13 @@ use super::{
     FAILED, OK, USAGE,
     output::{self, Format, complain, say},
 };
-use crate::app::bench::{self, Load, MOST_SIZE, Mode};
+use crate::{
+    app::bench::{self, Load, MOST_SIZE, Mode},
+    net::Address,
+};
+
+/// The shortest time that is measured.
+const LEAST: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -47,8 +53,9 @@ enum BenchCommand {
 
 #[derive(Debug, Args)]
 struct RunArgs {
-    /// Address of the other end, or of the proxy before it
-    target: SocketAddr,
+    /// Other end, or the proxy before it: HOST:PORT
+    #[arg(value_name = "ADDR")]
+    target: Address,
     /// Kind of load
     #[arg(long, value_enum)]
     mode: Mode,
@@ -56,7 +63,7 @@ struct RunArgs {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     connections: u32,
     /// How long to measure
-    #[arg(long, default_value = "5", value_parser = seconds)]
+    #[arg(long, default_value = "5", value_parser = measured)]
     seconds: Duration,
     /// How long to warm up before that
     #[arg(long, default_value = "0.5", value_parser = seconds)]
@@ -119,10 +126,18 @@ impl RunArgs {
     }
 }
 
+/// As long as something can be measured.
+fn measured(text: &str) -> Result<Duration, String> {
+    match seconds(text) {
+        Ok(time) if time < LEAST => Err("must be 0.01 to 86400".to_owned()),
+        other => other,
+    }
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let number: f64 = text.parse().map_err(|e| format!("{e}; for example 2.5"))?;
     if !(0.0..=86_400.0).contains(&number) {
-        return Err("expected 0 to 86400".to_owned());
+        return Err("must be 0 to 86400".to_owned());
     }
     Ok(Duration::from_secs_f64(number))
 }
@@ -146,10 +161,10 @@ fn load(args: &RunArgs) -> anyhow::Result<u8> {
         return Ok(USAGE);
     }
     let measured = bench::run(&Load {
-        target: args.target,
+        target: bench::resolve(&args.target)?,
         mode: args.mode,
         connections: args.connections as usize,
-        time: args.seconds.max(Duration::from_millis(10)),
+        time: args.seconds,
         warmup: args.warmup,
         size: args.size,
         rate: args.rate.map(f64::from),

@@ -73,7 +73,7 @@ enum CaVerb {
     Rotate {
         #[command(flatten)]
         which: AuthorityArgs,
-        /// How long to wait until all peers know a new authority
+        /// How long to wait until all peers know a new authority, at least 3s
         #[arg(long, default_value = "180s", value_parser = humantime::parse_duration)]
         overlap: Duration,
         /// Keep trusting the old authority, which signs nothing any more

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     authority::{DevCertificateRequest, DevCertificates, dev_certificates},
-    identity::{TrustDomain, shown},
+    identity::{TrustDomain, counted, shown},
     sys::files,
 };
 
@@ -83,12 +83,21 @@ pub(super) fn run(args: &CertArgs) -> u8 {
         complain!("adit: error: {}: {error}", shown(&args.dir));
         return BAD_CONFIG;
     }
-    say!("{}: written, valid for {}:", shown(&args.dir), humantime::format_duration(args.ttl));
+    say!("{}: written, valid for {}:", shown(&args.dir), in_words(args.ttl));
     say!("  ca.crt      the CA that both sides trust");
     for pair in &made.pairs {
         say!("  {:<11} {}, with {}.key", format!("{}.crt", pair.name), pair.id, pair.name);
     }
     OK
+}
+
+/// Whole days as such, other times as they are written: `7 days`, `1h 30m`.
+fn in_words(time: Duration) -> String {
+    const DAY: u64 = 86_400;
+    match time.as_secs() {
+        whole if whole >= DAY && whole % DAY == 0 => counted((whole / DAY) as usize, "day"),
+        _ => humantime::format_duration(time).to_string(),
+    }
 }
 
 /// `(file, content, mode)` of each.
@@ -106,4 +115,18 @@ fn write(args: &DevArgs, all: &[(String, &str, u32)]) -> io::Result<()> {
     all.iter().try_for_each(|(name, content, mode)| {
         files::replace(&args.dir.join(name), content.as_bytes(), *mode)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lifetime_is_said_in_words() {
+        for (seconds, words) in
+            [(7 * 86_400, "7 days"), (86_400, "1 day"), (5_400, "1h 30m"), (90_000, "1day 1h")]
+        {
+            assert_eq!(in_words(Duration::from_secs(seconds)), words);
+        }
+    }
 }

@@ -130,14 +130,19 @@ fn standalone(args: &CheckArgs, file: &str, text: &str) -> CheckResult {
         counted(all - servers, "client")
     );
     let summary = Some((words, json!({ "services": all, "servers": servers })));
-    let found = CheckResult { summary, ..CheckResult::default() };
+    let placed = read.services.iter().zip(&read.credentials);
+    let warnings = placed.filter_map(|(service, place)| {
+        Some(Fault { message: service.warning()?.to_owned(), ..place.clone() })
+    });
+    let mut found = CheckResult { warnings: warnings.collect(), summary, ..CheckResult::default() };
     match args.no_files {
         true => found,
         false => {
             let failed =
                 |error: anyhow::Error| (vec![Fault::at_start(error.to_string())], Vec::new());
             let (faults, warnings) = opened_services(&read).unwrap_or_else(failed);
-            CheckResult { warnings, ..found }.and(file, faults)
+            found.warnings.extend(warnings);
+            found.and(file, faults)
         }
     }
 }

@@ -2,6 +2,7 @@
 //! `systemd:NAME`.
 
 use std::{
+    borrow::Cow,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
@@ -78,20 +79,26 @@ fn listens_at(host: &str) -> Vec<IpAddr> {
 
 /// Not an address.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error(
-    "{text:?} is not a valid address: {why} (expected HOST:PORT, unix:PATH, unix:@NAME or \
-     systemd:NAME)"
-)]
-pub struct InvalidAddress {
-    text: String,
-    why: &'static str,
+#[error("not a valid address: {0} (expected HOST:PORT, unix:PATH, unix:@NAME or systemd:NAME)")]
+pub struct InvalidAddress(Cow<'static, str>);
+
+/// Why a text without a colon is not an address.
+fn without_port(text: &str) -> InvalidAddress {
+    InvalidAddress(match text.parse::<u16>() {
+        Ok(port) => format!(
+            "the host is missing: :{port} is all addresses of this host, 127.0.0.1:{port} only \
+             its own programs"
+        )
+        .into(),
+        Err(_) => "the port is missing".into(),
+    })
 }
 
 impl FromStr for Address {
     type Err = InvalidAddress;
 
     fn from_str(text: &str) -> Result<Self, InvalidAddress> {
-        let wrong = |why| InvalidAddress { text: text.into(), why };
+        let wrong = |why| InvalidAddress(Cow::Borrowed(why));
         if let Some(name) = text.strip_prefix("unix:@") {
             let legal = !name.is_empty() && name.len() <= 107 && !name.contains('\0');
             let why = "the name of an abstract socket must have 1 to 107 bytes";
@@ -114,7 +121,7 @@ impl FromStr for Address {
         if text.starts_with("launchd:") {
             return Err(wrong("launchd is for macOS; use systemd:NAME"));
         }
-        let (host, port) = text.rsplit_once(':').ok_or(wrong("the port is missing"))?;
+        let (host, port) = text.rsplit_once(':').ok_or_else(|| without_port(text))?;
         let port = port.parse().map_err(|_| wrong("port must be 0–65535"))?;
         let host = match host.strip_prefix('[') {
             Some(inner) => {
@@ -198,6 +205,8 @@ mod tests {
         }
         for (text, says) in [
             ("localhost", "port is missing"),
+            ("8443", "the host is missing: :8443 is all addresses of this host, 127.0.0.1:8443 "),
+            ("99999", "port is missing"),
             ("localhost:http", "port must be 0–65535"),
             ("::1:80", "needs brackets"),
             ("[::1:80", "`]` is missing"),

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    fmt::{self, Display},
+    fmt::Display,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -11,7 +11,7 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use super::{Access, Rego};
+use super::{Access, Rego, unmatched::Unmatched};
 use crate::{
     identity::{PeerCert, SpiffeId},
     net::Flow,
@@ -193,13 +193,13 @@ impl AccessControl {
         asked: Asked,
     ) -> (Decision, bool) {
         let (rules, others) = (self.rules(), caller.as_shown());
-        let unnamed = Unnamed(caller.peer);
+        let unmatched = Unmatched { peer: caller.peer, named: &self.named };
         let request = Request {
             flow: caller.flow,
             as_shown: &others,
             // A policy may have gone by the ID.
             proven: caller.peer.id_fault.is_none(),
-            access: admitted_by.map_or(AccessRules::NoMatch(&unnamed), AccessRules::Admit),
+            access: admitted_by.map_or(AccessRules::NoMatch(&unmatched), AccessRules::Admit),
         };
         let protection = Protection { rules: rules.as_deref(), strict: false };
         let trace = admission::decide(protection, &request);
@@ -233,19 +233,6 @@ pub(crate) fn as_shown(peer: &PeerCert, flow: &Flow, own: Option<&SpiffeId>) -> 
         Flow { peer_id: Some(id), foreign, ..flow.clone() }
     });
     as_shown.collect()
-}
-
-/// Why a peer is not admitted that no rule names.
-struct Unnamed<'a>(&'a PeerCert);
-
-impl Display for Unnamed<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} matches no rule", self.0.name())?;
-        match self.0.id_fault.as_deref().or(self.0.spiffe_fault.as_deref()) {
-            Some(fault) => write!(f, "; its SPIFFE ID is ignored: {fault}"),
-            None => Ok(()),
-        }
-    }
 }
 
 /// The rule by which a name of the peer is enough.

@@ -15,6 +15,7 @@ mod matcher;
 mod rego;
 mod rule;
 mod rule_name;
+mod unmatched;
 
 pub use access::{Access, UriPattern};
 pub use access_control::{AccessControl, BanList, Banned, Policies};

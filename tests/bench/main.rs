@@ -161,6 +161,40 @@ fn a_target_that_refuses_is_a_clear_failure() {
 }
 
 #[test]
+fn a_target_may_have_a_name_and_must_have_a_port() {
+    let far = Far::start();
+    let run = |to: &str| bench(&format!("run {to} --mode ping --seconds 0.2 --quiet"));
+    let (code, out, error) = run(&format!("localhost:{}", far.addr.port()));
+    assert!(code == 0 && out.contains("operations"), "{out}{error}");
+    for (to, says) in [
+        ("localhost", "not a valid address: the port is missing"),
+        ("nowhere.invalid:9000", "cannot resolve \"nowhere.invalid\""),
+        ("unix:/run/a.sock", "unix:/run/a.sock: expected HOST:PORT"),
+    ] {
+        let (code, _, error) = run(to);
+        assert!(code > 0 && error.contains(says), "{to}: {error}");
+    }
+}
+
+#[test]
+fn no_time_at_all_is_not_measured() {
+    let (code, _, error) = bench("run 127.0.0.1:1 --mode ping --seconds 0");
+    assert!(code == 2 && error.contains("must be 0.01 to 86400"), "{code}: {error}");
+}
+
+/// The warm-up is not measured, so what was due in it is not missing.
+#[test]
+fn what_is_not_sent_is_counted_from_the_end_of_the_warm_up() {
+    let far = Far::start();
+    // More than one connection can do, by far.
+    let args = "--mode ping --rate 1000000 --seconds 0.3 --warmup 1";
+    let output = command(&format!("bench run {} --json {args}", far.addr)).output().unwrap();
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let unsent = json["unsent"].as_u64().unwrap();
+    assert!((200_000..=300_001).contains(&unsent), "{json}");
+}
+
+#[test]
 fn a_stranger_at_the_far_end_is_closed() {
     let far = Far::start();
     let mut stranger = TcpStream::connect(far.addr).unwrap();

@@ -67,6 +67,12 @@ fn the_record_names_who_has_no_spiffe_id() {
     let legacy = pki.ca.leaf("legacy", |_| {});
     assert_eq!(Caller::new(&pki.ca, Some(&legacy)).says(adit.addr, "hello").unwrap(), "hello");
     adit.logs("peer.subject=\"CN=legacy\" … policy=\"cn\" … completed");
+    let other = pki.ca.leaf("other", |p| p.subject_alt_names = vec![dns("other.example.org")]);
+    assert!(Caller::new(&pki.ca, Some(&other)).says(adit.addr, "hello").is_err());
+    adit.logs(
+        "policy_denied … CN=other matches no rule (there are rules for cn); its certificate shows \
+         CN 'other', DNS 'other.example.org'",
+    );
 }
 
 #[test]

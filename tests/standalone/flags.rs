@@ -252,14 +252,53 @@ fn one_source_of_credentials_and_a_whole_one() {
     let client = "client --listen 127.0.0.1:0 --target 127.0.0.1:1";
     for (args, says) in [
         (rest.clone(), "a certificate is needed"),
-        (format!("{rest} --cert {crt}"), "--cert needs --key, or --pkcs11-module"),
-        (format!("{rest} --key {key}"), "--cert needs --key, or --pkcs11-module"),
+        (format!("{rest} --cert {crt}"), "--key is missing: the private key of --cert"),
+        (format!("{rest} --key {key}"), "--cert is missing: the certificate that belongs to --key"),
         (format!("{rest} --cert {crt} --key {key} --keystore {crt}"), "exclude each other"),
         (format!("{rest} --keystore {crt} --use-workload-api"), "exclude each other"),
         (format!("{rest} --use-workload-api"), "SPIFFE_ENDPOINT_SOCKET"),
         (format!("{client} --cacert {ca}"), "a certificate is needed"),
     ] {
         refuses(&args, says);
+    }
+}
+
+/// What people type first and what they mean by it.
+#[test]
+fn a_port_alone_and_a_plain_name_for_an_id_are_answered_with_what_to_write() {
+    let server = "server --target 127.0.0.1:1 --listen";
+    let client = "client --target 127.0.0.1:1 --listen 127.0.0.1:0 --verify-id";
+    for (args, says) in [
+        (format!("{server} 8443"), "'8443' for '--listen <ADDR>': not a valid address: the host"),
+        (format!("{server} 8443"), ":8443 is all addresses of this host, 127.0.0.1:8443 only"),
+        (format!("{server} :0 --allow-id app1"), "use --allow-cn, for a DNS name --allow-dns"),
+        (format!("{client} app1"), "for a common name use --verify-cn, for a DNS name"),
+    ] {
+        let (_, error) = refused(&args);
+        assert!(error.contains(says), "{args}\n{error}\nwanted: {says}");
+    }
+    let (_, error) = refused(&format!("{server} :0 --allow-id spiffe://td/a/"));
+    assert!(error.contains("trailing slash") && !error.contains("--allow-cn"), "{error}");
+}
+
+/// A server that forgot its CA would admit whoever a public CA gives the name.
+#[test]
+fn a_server_without_roots_says_that_public_cas_count() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let shown = format!("--cert {} --key {}", pki.at("server.crt"), pki.at("server.key"));
+    let args = format!("server --listen 127.0.0.1:0 --target {} {shown} ", echo.addr);
+    let start = |more: String| {
+        let mut command = command(&(args.clone() + &more));
+        command.env("SSL_CERT_FILE", pki.at("ca.pem"));
+        Adit::spawn(command)
+    };
+    let adit = start("--allow-cn app".into());
+    adit.logs("WARN … any public CA of the system's store may vouch for a client");
+    for more in
+        [format!("--allow-cn app --cacert {}", pki.at("ca.pem")), "--disable-authentication".into()]
+    {
+        let adit = start(more);
+        assert_eq!(adit.count("any public CA"), 0);
     }
 }
 

@@ -79,7 +79,7 @@ pub(super) async fn run(shared: Arc<Shared>, which: usize) -> Outcome {
         Job::Stream(kind) => stream(&shared, which, kind, None, &mut outcome).await,
         Job::Slow(rate) => stream(&shared, which, Kind::Down, Some(rate), &mut outcome).await,
     }
-    outcome.unsent = pace.unsent(shared.end);
+    outcome.unsent = pace.unsent(shared.begin, shared.end);
     outcome
 }
 

@@ -13,7 +13,7 @@ mod wire;
 
 use std::{
     io::{Write as _, stderr},
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream, ToSocketAddrs as _},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -29,8 +29,11 @@ use serde_json::{Value, json};
 use tokio::runtime::Builder;
 use wire::Kind;
 
-use crate::lifecycle::Tasks;
+use crate::{lifecycle::Tasks, net::Address};
 pub(crate) use wire::MOST_SIZE;
+
+/// How long an address of several has to answer.
+const ANSWER: Duration = Duration::from_secs(2);
 
 impl Mode {
     /// Whether it is of messages (or connections) that can be due at a rate.
@@ -149,6 +152,20 @@ fn listen(addrs: &[SocketAddr], shared: bool) -> anyhow::Result<()> {
         }
         Ok(())
     })
+}
+
+/// Where a load goes: of several addresses of a name, the first that answers.
+///
+/// # Errors
+/// If the name has no address, or is not one of TCP.
+pub fn resolve(target: &Address) -> anyhow::Result<SocketAddr> {
+    let Address::Tcp { host, port } = target else { bail!("{target}: expected HOST:PORT") };
+    let host = if host.is_empty() { "localhost" } else { host };
+    let found = (host, *port).to_socket_addrs();
+    let found: Vec<_> = found.with_context(|| format!("cannot resolve {host:?}"))?.collect();
+    let Some(first) = found.first() else { bail!("{host:?} has no address") };
+    let answers = |addr: &&SocketAddr| TcpStream::connect_timeout(addr, ANSWER).is_ok();
+    Ok(*found.iter().filter(|_| found.len() > 1).find(answers).unwrap_or(first))
 }
 
 /// Runs a load to its end.

@@ -63,14 +63,16 @@ impl Pace {
         Ok(since)
     }
 
-    /// How many were due and have not begun.
-    pub(super) fn unsent(&self, now: Instant) -> u64 {
+    /// How many were due from `begin` to `end` and have not begun: what was due first begins first.
+    pub(super) fn unsent(&self, begin: Instant, end: Instant) -> u64 {
         match self {
             Self::Closed => 0,
             Self::Open { first, every, begun, .. } => {
-                let passed = now.saturating_duration_since(*first).as_secs_f64();
-                let due = (passed / every.as_secs_f64()) as u64;
-                due.saturating_sub(u64::from(*begun))
+                let due = |at: Instant| {
+                    let passed = at.saturating_duration_since(*first).as_secs_f64();
+                    (passed / every.as_secs_f64()) as u64
+                };
+                due(end).saturating_sub(due(begin).max(u64::from(*begun)))
             }
         }
     }
@@ -89,10 +91,14 @@ mod tests {
             let due = pace.next().await.unwrap();
             assert_eq!(due - first, Duration::from_millis(2) * n, "two share a rate of 1000");
         }
-        assert!(pace.unsent(Instant::now() + Duration::from_millis(20)) >= 10);
+        let later = Instant::now() + Duration::from_millis(20);
+        assert!(pace.unsent(first, later) >= 10);
+        // What was due in the warm-up is not counted, whether or not it has begun.
+        let measured = pace.unsent(later, later + Duration::from_secs(2));
+        assert!((999..=1001).contains(&measured), "{measured}");
         let mut closed = Pace::new(None, 0, 1).unwrap();
         let before = Instant::now();
         assert!(closed.next().await.unwrap() >= before);
-        assert_eq!(closed.unsent(Instant::now()), 0);
+        assert_eq!(closed.unsent(before, Instant::now()), 0);
     }
 }

@@ -1,11 +1,6 @@
 //! What a node carries, as its file says now: a reload changes it.
 
-use std::{
-    collections::HashSet,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
     admin::State,
@@ -249,8 +244,7 @@ impl Live {
         let metrics = &self.node.telemetry.metrics;
         metrics.config.loads.with_label_values(&["accepted"]).inc();
         self.state.file.taken();
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        metrics.config.loaded.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        metrics.config.loaded_now();
     }
 
     fn rejected(&self, error: String) -> Reloaded {

@@ -171,6 +171,9 @@ impl Services {
         seen.status.file_read(taken.as_ref().err().map(String::as_str));
         let result = if taken.is_ok() { "accepted" } else { "rejected" };
         telemetry.metrics.config.loads.with_label_values(&[result]).inc();
+        if taken.is_ok() {
+            telemetry.metrics.config.loaded_now();
+        }
         seen.status.set_services(registry.services());
         takeover.offer(seen.offered(registry.listeners()));
         match taken {

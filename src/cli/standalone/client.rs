@@ -7,7 +7,7 @@ use clap::Args;
 use super::{
     common::{CommonArgs, health, rego, valid},
     credential::CredentialArgs,
-    values::{BalanceValue, KernelTls, TunnelProtocol},
+    values::{BalanceValue, KernelTls, TunnelProtocol, verified_id},
 };
 use crate::{
     app::standalone::Plan,
@@ -73,7 +73,7 @@ pub(in crate::cli) struct ClientArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    next_help_heading = "Accepted targets (the name must be right, and one of these must match)"
+    next_help_heading = "Accepted targets (besides the name; if any are given, one must match)"
 )]
 struct VerifyArgs {
     /// Accept a common name; may be repeated
@@ -94,7 +94,7 @@ struct VerifyArgs {
     #[arg(long, value_name = "IP", alias = "verify-ip-san")]
     verify_ip: Vec<IpAddr>,
     /// Accept a SPIFFE ID; may be repeated
-    #[arg(long, value_name = "SPIFFE-ID")]
+    #[arg(long, value_name = "SPIFFE-ID", value_parser = verified_id)]
     verify_id: Vec<SpiffeId>,
     /// Accept all SPIFFE IDs of a trust domain; may be repeated
     #[arg(long, value_name = "DOMAIN")]

@@ -17,6 +17,9 @@ use crate::{
     tls::{Pin, StaleCrls},
 };
 
+const NO_KEY: &str =
+    "--key is missing: the private key of --cert (or --pkcs11-module, if a token has it)";
+
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Certificate and key")]
 pub(super) struct CredentialArgs {
@@ -150,19 +153,7 @@ impl CredentialArgs {
             let within = (!within.is_zero()).then_some(within);
             return Ok(CredentialsConfig::WorkloadApi { endpoint, within, shown: needed });
         }
-        let credential = match (self.keystore.clone(), self.cert.clone(), self.key.clone()) {
-            (Some(keystore), ..) => {
-                Some(CredentialSource::Files(Credential::Keystore { keystore, password: None }))
-            }
-            (None, Some(certificate), Some(private_key)) => {
-                Some(CredentialSource::Files(Credential::Pem { certificate, private_key }))
-            }
-            (None, Some(certificate), None) if self.pkcs11_module.is_some() => {
-                self.token().map(|token| CredentialSource::Token { certificate, token })
-            }
-            (None, None, None) => acme.map(CredentialSource::Acme),
-            _ => return Err("--cert needs --key, or --pkcs11-module with the key".into()),
-        };
+        let credential = self.shown(acme)?;
         Ok(CredentialsConfig::Files {
             credential,
             password: self.storepass.clone().map(|p| Password(Zeroizing::new(p))),
@@ -173,6 +164,28 @@ impl CredentialArgs {
                 Stale::Warn => StaleCrls::Warn,
             },
             pins,
+        })
+    }
+
+    /// What is shown to peers.
+    fn shown(&self, acme: Option<AcmeConfig>) -> Result<Option<CredentialSource>, String> {
+        Ok(match (self.keystore.clone(), self.cert.clone(), self.key.clone()) {
+            (Some(keystore), ..) => {
+                Some(CredentialSource::Files(Credential::Keystore { keystore, password: None }))
+            }
+            (None, Some(certificate), Some(private_key)) => {
+                Some(CredentialSource::Files(Credential::Pem { certificate, private_key }))
+            }
+            (None, Some(certificate), None) if self.pkcs11_module.is_some() => {
+                self.token().map(|token| CredentialSource::Token { certificate, token })
+            }
+            (None, None, None) => acme.map(CredentialSource::Acme),
+            (None, Some(_), None) => {
+                return Err(NO_KEY.into());
+            }
+            (None, None, Some(_)) => {
+                return Err("--cert is missing: the certificate that belongs to --key".into());
+            }
         })
     }
 

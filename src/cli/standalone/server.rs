@@ -7,7 +7,7 @@ use clap::Args;
 use super::{
     common::{CommonArgs, health, rego, valid},
     credential::CredentialArgs,
-    values::{BalanceValue, KernelTls, TunnelProtocol, duration},
+    values::{BalanceValue, KernelTls, TunnelProtocol, allowed_id, duration},
 };
 use crate::{
     app::standalone::Plan,
@@ -105,7 +105,7 @@ struct AllowArgs {
     #[arg(long, value_name = "IP", alias = "allow-ip-san")]
     allow_ip: Vec<IpAddr>,
     /// Allow a SPIFFE ID; may be repeated
-    #[arg(long, value_name = "SPIFFE-ID")]
+    #[arg(long, value_name = "SPIFFE-ID", value_parser = allowed_id)]
     allow_id: Vec<SpiffeId>,
     /// Allow all SPIFFE IDs of a trust domain; may be repeated
     #[arg(long, value_name = "DOMAIN", alias = "allow-spiffe-td")]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use crate::roles::standalone::Balance;
+use crate::{identity::SpiffeId, roles::standalone::Balance};
 
 /// The heading of ghostunnel's flags that are refused with a reason, or do nothing.
 pub(super) const REJECTED: &str = "Flags of ghostunnel without effect here";
@@ -18,6 +18,24 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         return Err("must not be negative".into());
     }
     humantime::parse_duration(text).map_err(|e| format!("{e}; for example 10s, 5m, 1h"))
+}
+
+/// The SPIFFE ID of a client.
+pub(super) fn allowed_id(text: &str) -> Result<SpiffeId, String> {
+    id_or(text, ["--allow-cn", "--allow-dns"])
+}
+
+/// The SPIFFE ID of a target.
+pub(super) fn verified_id(text: &str) -> Result<SpiffeId, String> {
+    id_or(text, ["--verify-cn", "--verify-dns"])
+}
+
+/// Where no URI is written, a plain name may be meant.
+fn id_or(text: &str, [cn, dns]: [&str; 2]) -> Result<SpiffeId, String> {
+    text.parse().map_err(|error| match text.contains("://") {
+        true => format!("{error}"),
+        false => format!("{error}; for a common name use {cn}, for a DNS name {dns}"),
+    })
 }
 
 /// Events that are not logged.

@@ -62,7 +62,7 @@ pub(super) fn service(item: &Item<'_>) -> Option<ServiceConfig> {
     let roles = [("server", Role::Server), ("client", Role::Client)];
     let role = map.require("mode").and_then(|m| m.word(&roles));
     let listen: Option<Address> =
-        map.require("listen").and_then(|l| l.parse("127.0.0.1:8443, unix:/run/a.sock"));
+        map.require("listen").and_then(|l| l.parse("127.0.0.1:8443, :8443, unix:/run/a.sock"));
     let targets = targets(&map);
     let asked = [("required", true), ("disabled", false)];
     let authenticate = map.get("authentication").and_then(|a| a.word(&asked)).unwrap_or(true);

@@ -1,5 +1,7 @@
 //! What is counted of the configuration and its reloads.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use prometheus::{Error, IntCounterVec, IntGauge, Registry};
 
 use super::register::{counters, gauge};
@@ -16,6 +18,12 @@ pub struct ConfigMetrics {
 }
 
 impl ConfigMetrics {
+    /// The configuration in use was loaded now.
+    pub fn loaded_now(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.loaded.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+    }
+
     pub(super) fn register(registry: &Registry) -> Result<Self, Error> {
         Ok(Self {
             loads: counters(

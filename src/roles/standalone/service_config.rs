@@ -88,6 +88,22 @@ pub struct ServiceConfig {
     pub target_status: Option<HttpUrl>,
 }
 
+impl ServiceConfig {
+    /// What is legal and probably not meant: the roots of the system are for servers of the web,
+    /// and these CAs give a name such as a DNS name to whoever has it.
+    #[must_use]
+    pub fn warning(&self) -> Option<&'static str> {
+        let public = match &self.credentials {
+            CredentialsConfig::Files { roots, pins, .. } => roots.is_none() && pins.is_empty(),
+            CredentialsConfig::WorkloadApi { .. } => false,
+        };
+        (self.role == Role::Server && self.tls.authenticate && public).then_some(
+            "no roots are given, so any public CA of the system's store may vouch for a client \
+             with an allowed name: set roots (--cacert) to the CA of your clients",
+        )
+    }
+}
+
 /// What speaks in streams, beside what [`super::ServiceConfig`] says.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Hbone {

@@ -53,6 +53,26 @@ fn files_are_opened_as_a_start_would_open_them() {
 }
 
 #[test]
+fn a_server_without_roots_is_a_warning_and_a_client_is_not() {
+    let world = World::new();
+    let db = Backend::start("db");
+    let server = world.server("s", 8443, db.addr, "allow: { commonNames: [app] }");
+    let roots = format!(", roots: {}", world.file("ca.crt").display());
+    let without = server.replace(&roots, "");
+    assert_ne!(without, server);
+    let client = without
+        .replace("mode: server", "mode: client")
+        .replace("allow: { commonNames: [app] }", "serverName: db.example");
+    for (service, warned) in [(&server, false), (&without, true), (&client, false)] {
+        let path = world.write("f.yaml", &format!("services:\n{service}"));
+        let (code, stdout, stderr) = run(&["check", "--no-files", path.to_str().unwrap()]);
+        assert_eq!(code, 0, "{stdout}{stderr}");
+        let said = stdout.contains("warning: ") && stdout.contains("any public CA of the system");
+        assert_eq!(said, warned, "{stdout}");
+    }
+}
+
+#[test]
 fn the_files_of_a_mesh_are_opened_too() {
     let world = World::new();
     world.sign("web", "web", Some("spiffe://td/ns/shop/sa/web"));

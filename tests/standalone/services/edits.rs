@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use nix::sys::signal::Signal;
@@ -150,6 +150,41 @@ fn each_setting_that_waits_for_a_restart_is_named_with_its_line() {
     assert!(said.len() == 1 && said[0].contains("accessLog (/"), "{said:?}");
 }
 
+/// Dashboards show since when the configuration is in use.
+#[test]
+fn a_start_and_each_accepted_edit_set_the_time_of_the_configuration() {
+    let world = World::new();
+    let db = Backend::start("db");
+    let [first, second, status] = [free_port(), free_port(), free_port()];
+    let loaded = || -> u64 {
+        let text = scrape(status);
+        let line = text.lines().find(|l| l.starts_with("adit_config_loaded_timestamp_seconds "));
+        line.and_then(|l| l.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
+    };
+    let at = format!("status: {{ listen: 'http://127.0.0.1:{status}' }}\n");
+    let first = world.server("first", first, db.addr, ALL);
+    let second = world.server("second", second, db.addr, ALL);
+    let mut adit = Proxy::start(&world, &format!("{first}{at}"));
+    wait_until("it is set", LIMIT, || loaded() > 0);
+    let before = loaded();
+    let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    wait_until("the clock shows another second", LIMIT, || now() > before);
+    adit.edit(&format!("{first}{second}{at}"));
+    wait_until("it is that of the edit", LIMIT, || loaded() > before);
+    assert_eq!(adit.stop(), 0);
+}
+
+/// The metrics of the process whose status is at this port.
+fn scrape(status: u16) -> String {
+    let mut text = String::new();
+    let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", status)) else { return text };
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let get = "GET /_metrics/prometheus HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    stream.write_all(get.as_bytes()).unwrap();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
 /// Series that stayed would look like a certificate that nobody renews.
 #[test]
 fn the_certificate_of_a_removed_service_is_not_in_the_metrics() {
@@ -158,17 +193,8 @@ fn the_certificate_of_a_removed_service_is_not_in_the_metrics() {
     let db = Backend::start("db");
     let [kept, removed, status] = [free_port(), free_port(), free_port()];
     let scraped = || -> Vec<String> {
-        let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", status)) else {
-            return Vec::new();
-        };
-        stream.set_read_timeout(Some(LIMIT)).unwrap();
-        let get =
-            "GET /_metrics/prometheus HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-        stream.write_all(get.as_bytes()).unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
         let ours = |line: &&str| line.starts_with("adit_svid_not_after_seconds{");
-        text.lines().filter(ours).map(str::to_owned).collect()
+        scrape(status).lines().filter(ours).map(str::to_owned).collect()
     };
     let at = format!("status: {{ listen: 'http://127.0.0.1:{status}' }}\n");
     let kept = world.server("kept", kept, db.addr, ALL);
