@@ -77,6 +77,8 @@ EXPECTED = {
     ("src/guide/observability.md", "Where to look"): [
         ("/_status", '"ok":'), ("https://localhost:8443/", "Directory listing"), ("/_metrics", "adit_target_up")],
 }
+# Sections that remove what they made, and touch no state of an adit that is installed.
+LEAVE_NOTHING = {("README.md", "A mesh in one file")}
 
 
 def pieces(text):
@@ -257,6 +259,10 @@ def section_errors(page, name, blocks, machine):
     for (command, output), seen in expected.items():
         if not seen:
             yield 0, f"no command with `{command}` has shown `{output.strip()}`"
+    if (page, name) in LEAVE_NOTHING:
+        left = [str(path) for place in (machine.directory, Path(f"{machine.root}/var/lib")) for path in place.iterdir()]
+        if left:
+            yield 0, f"it has left {', '.join(left)}"
 
 
 def typed(machine, line, text, expected):

@@ -6,9 +6,13 @@ use std::{
     collections::BTreeSet,
     io::{self, BufRead, BufReader, Write},
     panic::catch_unwind,
-    process::{Child, Command, Stdio},
-    sync::Mutex,
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{
+        Mutex,
+        mpsc::{Receiver, RecvTimeoutError, channel},
+    },
     thread,
+    time::{Duration, Instant},
 };
 
 pub(crate) type Test = (&'static str, fn());
@@ -18,6 +22,12 @@ const WORKER: &str = "--worker";
 
 /// More would share two cores' worth of timing among too many.
 const WORKERS_AT_MOST: usize = 4;
+
+/// How long one test may take, and a worker to end. Each bounds its own waits well below that.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// How often a worker that should end is looked at.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Runs the tests whose name contains the first argument that is no option, then exits.
 /// `RUST_TEST_THREADS` says how many processes; with 1, this one runs all of them itself.
@@ -32,6 +42,10 @@ pub(crate) fn run(tests: &[Test]) -> ! {
     }
     let filter = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
     let chosen: Vec<_> = tests.iter().filter(|(name, _)| name.contains(&filter)).collect();
+    if chosen.is_empty() && !filter.is_empty() {
+        eprintln!("error: no test has \"{filter}\" in its name");
+        std::process::exit(1);
+    }
     println!("\nrunning {} tests", chosen.len());
     let workers = workers().min(chosen.len());
     let failed = if workers < 2 {
@@ -99,7 +113,8 @@ fn share(tests: &[&Test], workers: usize) -> usize {
                 worker = None;
             }
         }
-        failed
+        // One that dies after its last verdict has left something undone.
+        failed + usize::from(worker.is_some_and(|worker| !worker.ends_well()))
     };
     thread::scope(|scope| {
         let threads: Vec<_> = (0..workers).map(|_| scope.spawn(drive)).collect();
@@ -109,7 +124,9 @@ fn share(tests: &[&Test], workers: usize) -> usize {
 
 struct Worker {
     process: Child,
-    output: BufReader<std::process::ChildStdout>,
+    input: Option<ChildStdin>,
+    /// Its lines. They may go on after its death, if a process of a test holds its output.
+    output: Receiver<String>,
 }
 
 impl Worker {
@@ -122,31 +139,57 @@ impl Worker {
             .stdout(Stdio::piped())
             .spawn()
             .expect("this binary runs once more");
-        let output = BufReader::new(process.stdout.take().expect("its output is a pipe"));
-        Self { process, output }
+        let input = process.stdin.take();
+        let lines = BufReader::new(process.stdout.take().expect("its output is a pipe")).lines();
+        let (say, output) = channel();
+        thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| say.send(line)));
+        Self { process, input, output }
     }
 
     /// Prints what the test prints, up to its verdict.
     fn run(&mut self, name: &str) -> bool {
-        let stdin = self.process.stdin.as_mut().expect("its input is a pipe");
+        let input = self.input.as_mut().expect("it is open until the end");
         let verdict = verdict_of(name);
         // A worker that is dead does not answer either.
-        let _ = writeln!(stdin, "{name}");
-        for line in (&mut self.output).lines().map_while(Result::ok) {
-            println!("{line}");
-            if let Some(verdict) = line.strip_prefix(&verdict) {
-                return verdict == OK;
+        let _ = writeln!(input, "{name}");
+        let until = Instant::now() + LIMIT;
+        let why = loop {
+            match self.output.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    println!("{line}");
+                    if let Some(verdict) = line.strip_prefix(&verdict) {
+                        return verdict == OK;
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => break "its process ended".to_owned(),
+                Err(RecvTimeoutError::Timeout) => break format!("no verdict within {LIMIT:?}"),
+            }
+        };
+        println!("{verdict}{FAILED} ({why})");
+        let _ = self.process.kill();
+        false
+    }
+
+    /// Whether it ends by itself, without an error, once there are no more tests.
+    fn ends_well(mut self) -> bool {
+        drop(self.input.take());
+        let until = Instant::now() + LIMIT;
+        loop {
+            match self.process.try_wait() {
+                Ok(Some(status)) if status.success() => return true,
+                Ok(None) if Instant::now() < until => thread::sleep(LOOK),
+                ended => {
+                    println!("a worker {FAILED} after its last test: {ended:?}");
+                    return false;
+                }
             }
         }
-        println!("{verdict}{FAILED} (its process ended)");
-        false
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        drop(self.process.stdin.take());
-        // It ends with its input, unless a test left a thread that will not.
+        let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
