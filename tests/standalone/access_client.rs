@@ -124,6 +124,19 @@ fn certificates_of_servers_out_of_time_or_for_another_use_are_refused() {
     assert!(reaches(&pki, &with(|p| p.extended_key_usages = vec![Eku::ServerAuth]), ""));
 }
 
+/// The target refuses what adit shows: TLS 1.3 says so after the handshake.
+#[test]
+fn a_refusal_by_the_target_is_a_sentence_in_both_versions() {
+    let pki = Pki::new();
+    let stranger = Pki::stranger();
+    for versions in [ONLY12, ONLY13] {
+        let far = tls_backend(versions, &pki.server, Demand::Of(&stranger), tls_echo);
+        let adit = Adit::start(pki.client(format!("localhost:{}", far.addr.port())));
+        assert!(ask(adit.addr, b"hello").is_err());
+        adit.logs("with alert UnknownCA: it does not trust the CA of our certificate");
+    }
+}
+
 #[test]
 fn a_revoked_server_is_refused() {
     let pki = Pki::new();
