@@ -93,21 +93,22 @@ close_reasons! {
     ConnectTimeout = "connect_timeout" / "CONNECT";
     /// TCP connect to the port of HBONE took too long, as where a NetworkPolicy drops it.
     HboneTimeout = "hbone_timeout" / "NETWORK_POLICY";
-    /// TLS failed for a reason that is not the peer's certificate.
+    /// TLS failed for a reason that is not the peer's certificate, or the peer refused ours.
     TlsFailure = "tls_failure" / "TLS_FAILURE";
     /// The TLS handshake took too long.
     TlsTimeout = "tls_timeout" / "TLS_FAILURE";
     /// The peer presented no certificate.
     NoPeerCertificate = "no_peer_certificate" / "TLS_FAILURE";
-    /// The peer's certificate is not an X.509-SVID (SAN, key usage, encoding).
+    /// The peer's certificate breaks a rule: of X.509-SVIDs in a mesh (SAN, key usage, encoding),
+    /// else of X.509.
     InvalidSvid = "invalid_svid" / "IDENTITY_ERROR";
     /// The peer's leaf has more than one URI SAN.
     MultipleUriSans = "multiple_uri_sans" / "IDENTITY_ERROR";
     /// The peer's leaf is a CA.
     CaAsLeaf = "ca_as_leaf" / "IDENTITY_ERROR";
-    /// The peer's SVID has expired or is not valid yet.
+    /// The peer's certificate has expired or is not valid yet.
     SvidExpired = "svid_expired" / "IDENTITY_ERROR";
-    /// A CRL of the peer's trust domain names its SVID or an intermediate.
+    /// A CRL names the peer's certificate or an intermediate.
     SvidRevoked = "svid_revoked" / "CERT_REVOKED";
     /// An operator banned the identity, the peer's or our own.
     IdentityBanned = "identity_banned" / "IDENTITY_ERROR";
@@ -115,9 +116,9 @@ close_reasons! {
     TrustDomainRemoved = "trust_domain_removed" / "IDENTITY_ERROR";
     /// The peer's trust domain has no bundle here.
     UnknownTrustDomain = "unknown_trust_domain" / "IDENTITY_ERROR";
-    /// The peer's chain does not lead to the bundle of its own trust domain.
+    /// The peer's chain does not lead to a trusted root: in a mesh, one of its own trust domain.
     UntrustedSvid = "untrusted_svid" / "IDENTITY_ERROR";
-    /// A valid SVID, of somebody other than the one we called.
+    /// A valid certificate, of somebody other than the one we called.
     IdentityMismatch = "identity_mismatch" / "IDENTITY_ERROR";
     /// We have no SVID for the pod yet.
     NoIdentity = "no_identity" / "IDENTITY_ERROR";

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use rustls::CertificateError;
+
+use super::roots::ChainRefusal;
 use crate::{
     identity::{SvidError, alert_words, handshake_words},
     net::CloseReason,
@@ -22,6 +25,14 @@ pub enum TlsError {
     /// The peer's certificate is not acceptable.
     #[error("the peer's X.509-SVID was refused: {0}")]
     Svid(SvidError),
+    /// The peer's certificate was refused here by the rules that hold for any certificate.
+    #[error("TLS handshake failed: {why}")]
+    Certificate {
+        /// What operators see.
+        reason: CloseReason,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The peer ended the handshake with an alert.
     #[error("the peer ended the TLS handshake with alert {0}")]
     Alert(String),
@@ -62,6 +73,7 @@ impl TlsError {
             Self::Silent => CloseReason::Silent,
             Self::NoPeerCertificate => CloseReason::NoPeerCertificate,
             Self::Svid(error) => svid_close_reason(error),
+            Self::Certificate { reason, .. } => *reason,
             Self::Alert(_)
             | Self::SslRequest
             | Self::Closed
@@ -106,13 +118,13 @@ impl TlsError {
                 Self::Other("the peer offers none of our protocols (ALPN)".into())
             }
             rustls::Error::AlertReceived(alert) => Self::Alert(alert_words(*alert)),
-            rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) => {
-                let cause: &(dyn std::error::Error + 'static) = other.0.as_ref();
-                match cause.downcast_ref::<SvidError>() {
-                    Some(svid) => Self::Svid(svid.clone()),
-                    None => Self::Other(handshake_words(&error)),
-                }
-            }
+            rustls::Error::InvalidCertificate(cause) => match svid_error(cause) {
+                Some(svid) => Self::Svid(svid.clone()),
+                None => Self::Certificate {
+                    reason: certificate_close_reason(cause),
+                    why: handshake_words(&error),
+                },
+            },
             other => Self::Other(handshake_words(other)),
         }
     }
@@ -129,5 +141,92 @@ fn svid_close_reason(error: &SvidError) -> CloseReason {
         SvidError::Revoked { .. } => CloseReason::SvidRevoked,
         SvidError::Mismatch { .. } => CloseReason::IdentityMismatch,
         _ => CloseReason::InvalidSvid,
+    }
+}
+
+/// The broken rule for SVIDs, if it is one of those.
+fn svid_error(error: &CertificateError) -> Option<&SvidError> {
+    match error {
+        CertificateError::Other(other) => other.0.downcast_ref(),
+        _ => None,
+    }
+}
+
+fn certificate_close_reason(error: &CertificateError) -> CloseReason {
+    match error {
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => CloseReason::SvidExpired,
+        CertificateError::Revoked => CloseReason::SvidRevoked,
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            CloseReason::IdentityMismatch
+        }
+        CertificateError::BadEncoding
+        | CertificateError::UnhandledCriticalExtension
+        | CertificateError::InvalidPurpose
+        | CertificateError::InvalidPurposeContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            CloseReason::InvalidSvid
+        }
+        CertificateError::Other(other) => match other.0.downcast_ref::<ChainRefusal>() {
+            Some(refusal) => refusal.close_reason(),
+            None => other.0.downcast_ref().map_or(CloseReason::UntrustedSvid, chain_close_reason),
+        },
+        // An unknown issuer, a signature or a key that does not match, a CRL that says nothing.
+        _ => CloseReason::UntrustedSvid,
+    }
+}
+
+fn chain_close_reason(error: &webpki::Error) -> CloseReason {
+    use webpki::Error as Chain;
+    match error {
+        Chain::CaUsedAsEndEntity => CloseReason::CaAsLeaf,
+        Chain::UnsupportedCertVersion
+        | Chain::MalformedExtensions
+        | Chain::ExtensionValueInvalid
+        | Chain::InvalidCertValidity
+        | Chain::EmptyEkuExtension
+        | Chain::InvalidSerialNumber
+        | Chain::SignatureAlgorithmMismatch
+        | Chain::MalformedDnsIdentifier => CloseReason::InvalidSvid,
+        _ => CloseReason::UntrustedSvid,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::{AlertDescription, Error, OtherError, PeerIncompatible};
+
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_certificate_is_told_apart_from_what_is_wrong_with_tls() {
+        let webpki = |error: webpki::Error| CertificateError::Other(OtherError(Arc::new(error)));
+        for (error, reason) in [
+            (CertificateError::Expired.into(), CloseReason::SvidExpired),
+            (CertificateError::NotValidYet.into(), CloseReason::SvidExpired),
+            (CertificateError::UnknownIssuer.into(), CloseReason::UntrustedSvid),
+            (CertificateError::BadSignature.into(), CloseReason::UntrustedSvid),
+            (CertificateError::UnknownRevocationStatus.into(), CloseReason::UntrustedSvid),
+            (CertificateError::ApplicationVerificationFailure.into(), CloseReason::UntrustedSvid),
+            (CertificateError::NotValidForName.into(), CloseReason::IdentityMismatch),
+            (CertificateError::Revoked.into(), CloseReason::SvidRevoked),
+            (CertificateError::InvalidPurpose.into(), CloseReason::InvalidSvid),
+            (webpki(webpki::Error::UnsupportedCertVersion).into(), CloseReason::InvalidSvid),
+            (webpki(webpki::Error::CaUsedAsEndEntity).into(), CloseReason::CaAsLeaf),
+            (webpki(webpki::Error::NameConstraintViolation).into(), CloseReason::UntrustedSvid),
+            (ChainRefusal::Ca.into(), CloseReason::CaAsLeaf),
+            (ChainRefusal::Usage("key usage", "x").into(), CloseReason::InvalidSvid),
+            (Error::NoCertificatesPresented, CloseReason::NoPeerCertificate),
+            (Error::AlertReceived(AlertDescription::UnknownCA), CloseReason::TlsFailure),
+            (PeerIncompatible::NoCipherSuitesInCommon.into(), CloseReason::TlsFailure),
+        ] {
+            let found = TlsError::from_rustls(error);
+            assert_eq!(found.close_reason(), reason, "{found}");
+        }
     }
 }

@@ -22,13 +22,14 @@ pub(super) use self::verifiers::seconds;
 
 use self::verifiers::Verifiers;
 use super::shown;
-use crate::identity::{
-    KEYS, PublicKey, barred, check_root, check_signer, explain_constraints, moment_of,
+use crate::{
+    identity::{KEYS, PublicKey, barred, check_root, check_signer, explain_constraints, moment_of},
+    net::CloseReason,
 };
 
 /// Why a chain to a root is refused, beyond what rustls finds.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-enum ChainRefusal {
+pub(super) enum ChainRefusal {
     #[error("the root {0} that the certificate leads to is not valid now (from {1} until {2})")]
     Root(String, String, String),
     #[error("the root {0} that the certificate leads to cannot be used: {1}")]
@@ -46,6 +47,18 @@ enum ChainRefusal {
          exactly this certificate, pin its key, or issue the peer one that is not a CA"
     )]
     Ca,
+}
+
+impl ChainRefusal {
+    /// What operators see.
+    pub(super) fn close_reason(&self) -> CloseReason {
+        match self {
+            Self::Root(..) | Self::Bars(..) | Self::Signer(_) => CloseReason::UntrustedSvid,
+            Self::Key(_) | Self::Usage(..) => CloseReason::InvalidSvid,
+            Self::Time(..) => CloseReason::SvidExpired,
+            Self::Ca => CloseReason::CaAsLeaf,
+        }
+    }
 }
 
 impl From<ChainRefusal> for Error {

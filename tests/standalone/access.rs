@@ -151,6 +151,24 @@ fn certificates_out_of_time_or_for_another_use_are_refused() {
     admits(&pki, "--allow-cn app", &[&clients], &[&expired, &future, &servers]);
 }
 
+/// Records and metrics tell a certificate that is not accepted from TLS that fails.
+#[test]
+fn the_record_of_a_refused_client_says_what_is_wrong_with_its_certificate() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let adit = Adit::start(format!("{} --allow-all", pki.server(echo.addr)));
+    for (leaf, reason) in [
+        (pki.ca.leaf("app", |p| p.not_after = p.not_before), "svid_expired"),
+        (pki.ca.leaf("app", |p| p.not_before = p.not_after), "svid_expired"),
+        (pki.ca.leaf("app", |p| p.extended_key_usages = vec![Eku::ServerAuth]), "invalid_svid"),
+        (Pki::stranger().leaf("app", as_app), "untrusted_svid"),
+    ] {
+        let seen = adit.lines();
+        assert!(Caller::new(&pki.ca, Some(&leaf)).says(adit.addr, "hello").is_err(), "{reason}");
+        adit.logs_since(seen, &format!("connection denied … reason=\"{reason}\""));
+    }
+    assert_eq!(adit.count("tls_failure"), 0);
+}
+
 #[test]
 fn a_chain_must_reach_the_root_by_what_is_shown() {
     let pki = Pki::new();

@@ -124,6 +124,45 @@ fn certificates_of_servers_out_of_time_or_for_another_use_are_refused() {
     assert!(reaches(&pki, &with(|p| p.extended_key_usages = vec![Eku::ServerAuth]), ""));
 }
 
+/// Records and metrics tell a certificate that is not accepted from TLS that fails.
+#[test]
+fn the_record_says_what_is_wrong_with_the_certificate_of_the_target() {
+    let pki = Pki::new();
+    pki.write("revoked.crl", pki.ca.crl(&[9]));
+    let crl = format!("--crl {}", pki.at("revoked.crl"));
+    let with = |change: fn(&mut rcgen::CertificateParams)| {
+        pki.ca.leaf("server", |params| {
+            as_server(params);
+            change(params);
+        })
+    };
+    for (leaf, flags, reason) in [
+        (with(|p| p.not_after = p.not_before), "", "svid_expired"),
+        (with(|p| p.serial_number = Some(SerialNumber::from(9))), &crl, "svid_revoked"),
+        (with(|p| p.subject_alt_names = vec![dns("db.example.org")]), "", "identity_mismatch"),
+        (Pki::stranger().leaf("server", as_server), "", "untrusted_svid"),
+    ] {
+        let far = tls_backend(BOTH, &leaf, Demand::Nothing, tls_echo);
+        let target = format!("localhost:{}", far.addr.port());
+        let adit = Adit::start(format!("{} {flags}", pki.client(target)));
+        assert!(ask(adit.addr, b"hello").is_err(), "{reason}");
+        adit.logs(&format!("connection denied … reason=\"{reason}\""));
+    }
+}
+
+/// The target refuses what adit shows: TLS 1.3 says so after the handshake.
+#[test]
+fn a_refusal_by_the_target_is_a_sentence_in_both_versions() {
+    let pki = Pki::new();
+    let stranger = Pki::stranger();
+    for versions in [ONLY12, ONLY13] {
+        let far = tls_backend(versions, &pki.server, Demand::Of(&stranger), tls_echo);
+        let adit = Adit::start(pki.client(format!("localhost:{}", far.addr.port())));
+        assert!(ask(adit.addr, b"hello").is_err());
+        adit.logs("with alert UnknownCA: it does not trust the CA of our certificate");
+    }
+}
+
 #[test]
 fn a_revoked_server_is_refused() {
     let pki = Pki::new();

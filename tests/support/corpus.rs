@@ -439,7 +439,7 @@ impl World {
                 untrusted,
                 "",
             ),
-            bad("somebody else's key", stolen, "tls_failure", ""),
+            bad("somebody else's key", stolen, untrusted, ""),
         ];
         all.last_mut().expect("the last").by_handshake_only = true;
         all

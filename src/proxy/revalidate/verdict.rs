@@ -124,13 +124,8 @@ impl Judge {
         let name = peer.name.as_ref();
         let presented = Presented { leaf, intermediates, name, purpose: self.purpose, now };
         self.verifier.verify(&presented).map_err(|error| {
-            let revoked = matches!(
-                &error,
-                rustls::Error::InvalidCertificate(rustls::CertificateError::Revoked)
-            );
             let error = TlsError::from_rustls(error);
             let reason = match error.close_reason() {
-                _ if revoked => CloseReason::SvidRevoked,
                 CloseReason::UnknownTrustDomain => CloseReason::TrustDomainRemoved,
                 CloseReason::TlsFailure => CloseReason::UntrustedSvid,
                 reason => reason,

@@ -22,7 +22,7 @@ pub use messages::{Messages, Opened};
 pub use open::Opener;
 pub use seal::{MOST_READ, Sealer};
 
-use crate::tls::Keys;
+use crate::{identity::alert_words, tls::Keys};
 
 /// RFC 8446 §5.1: the most plaintext in one record.
 pub const MAX_PLAINTEXT: usize = 1 << 14;
@@ -61,7 +61,7 @@ pub enum RecordError {
     #[error("malformed TLS message: {0}")]
     Decode(&'static str),
     /// The peer ended the connection with an alert.
-    #[error("the peer sent TLS alert {}", alert_name(*.0))]
+    #[error("the peer ended TLS with alert {}", alert_words((*.0).into()))]
     Alert(u8),
     /// The transport ended without close_notify: what came may not be all.
     #[error("the connection ended without close_notify: truncated")]
@@ -84,31 +84,6 @@ impl RecordError {
             Self::Alert(_) | Self::Truncated => None,
         }
     }
-}
-
-fn alert_name(code: u8) -> String {
-    let name = match code {
-        10 => "unexpected_message",
-        20 => "bad_record_mac",
-        22 => "record_overflow",
-        40 => "handshake_failure",
-        42 => "bad_certificate",
-        43 => "unsupported_certificate",
-        44 => "certificate_revoked",
-        45 => "certificate_expired",
-        46 => "certificate_unknown",
-        47 => "illegal_parameter",
-        48 => "unknown_ca",
-        49 => "access_denied",
-        50 => "decode_error",
-        51 => "decrypt_error",
-        70 => "protocol_version",
-        80 => "internal_error",
-        116 => "certificate_required",
-        120 => "no_application_protocol",
-        other => return other.to_string(),
-    };
-    name.to_owned()
 }
 
 /// Both directions of one connection.
