@@ -47,6 +47,7 @@ install -m 644 deploy/systemd/*.service "$root/usr/lib/systemd/system/"
 install -m 644 deploy/systemd/*.socket "$doc/examples/"
 install -m 644 deploy/systemd/adit.sysusers "$root/usr/lib/sysusers.d/adit.conf"
 install -m 644 "$here"/*.env "$root/etc/adit/"
+install -m 644 "$here/ca.yaml" "$doc/examples/"
 "$binary" init mesh - > "$root/etc/adit/mesh.yaml"
 for kind in server client; do "$binary" init $kind - > "$doc/examples/$kind.yaml"; done
 "$binary" man "$root/usr/share/man/man1" > /dev/null

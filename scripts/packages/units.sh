@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Part of scripts/packages.sh, and copied into the machines: systemd's own checks of the units.
 
-UNITS=(adit.service adit-ca.service adit-server@x.service adit-client@x.service)
+UNITS=(adit.service adit-ca.service adit-server@x.service adit-client@x.service adit-proxy@x.service)
 
 systemd_version() { systemd-analyze --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p'; }
 
