@@ -35,7 +35,7 @@ pub(super) fn access(
         Role::Client => item.map(&NAMED[1..NAMED.len() - 1]),
     };
     if map.is_empty() {
-        item.fault("is empty, so it allows no peer");
+        item.lacks("is empty, so it allows no peer");
     }
     let texts = |key: &str| map.list(key).iter().filter_map(|i| i.text()).collect();
     let policies = map.get("policies").and_then(|p| policies_of(&p));
