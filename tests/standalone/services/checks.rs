@@ -462,3 +462,27 @@ fn no_secret_of_a_file_is_printed() {
         }
     }
 }
+
+#[test]
+fn no_password_of_a_forward_proxy_is_printed() {
+    let world = World::new();
+    for url in ["https://bob:S3cretPw@p:3128", "bob:S3cretPw@p", "http://bob:S3cretPw@p/x"] {
+        let path = world.write(
+            "f.yaml",
+            &format!(
+                "services:\n- {{ name: c, mode: client, listen: 'localhost:1', target: 'db:443', \
+                 authentication: disabled, proxy: '{url}' }}\n"
+            ),
+        );
+        let path = path.to_str().unwrap();
+        let flag = ["client", "--listen", "localhost:1", "--target", "db:443", "--proxy", url];
+        for words in
+            [&["check", path][..], &["check", "--json", path], &["proxy", "-c", path], &flag]
+        {
+            let (code, stdout, stderr) = run(words);
+            let said = stdout + &stderr;
+            assert!(code != 0 && said.contains("…@p"), "{words:?}: {said}");
+            assert!(!said.contains("S3cretPw"), "{words:?}: {said}");
+        }
+    }
+}
