@@ -1,6 +1,7 @@
 //! `adit check`: is this file of `adit run`, `adit proxy` or `adit ca serve` right, and what it
 //! names?
 
+mod shown_line;
 mod snippet;
 
 use std::path::PathBuf;
@@ -71,12 +72,14 @@ pub(super) fn run(args: &CheckArgs) -> u8 {
     let (found, text) = match config::read_text(&args.file) {
         Err(error) => (error.into(), String::new()),
         Ok(text) => {
-            let found = match config::kind(&text) {
+            let kind = config::kind(&text);
+            let found = match kind {
                 Some(FileKind::Services) => standalone(args, &file, &text),
                 Some(FileKind::CaServer) => ca_server(args, &file, &text),
                 Some(FileKind::Mesh) | None => mesh(args, &file, &text),
             };
-            (found, text)
+            // Of somebody else's file, which may be a file of passwords, no line is shown.
+            (found, kind.map(|_| text).unwrap_or_default())
         }
     };
     if args.format.is_json() {

@@ -32,7 +32,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 pub use self::exit::{BAD_CONFIG, FAILED, OK, USAGE};
 use self::output::{complain, say};
 use crate::{
-    identity::{without_keys, without_lines_of_keys},
+    identity::{without, without_lines_of_keys},
     net::Address,
     observe::{BuildInfo, Feature},
 };
@@ -156,6 +156,7 @@ fn parsed(args: Vec<OsString>) -> Result<Cli, u8> {
     }
     let as_ghostunnel = args.get(1).is_some_and(|a| a == "server" || a == "client");
     let mut command = help::arranged(Cli::command(), help::Extent::asked(&args));
+    let given: Vec<_> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let matches = command.try_get_matches_from_mut(args);
     let error = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => return Ok(cli),
@@ -166,7 +167,9 @@ fn parsed(args: Vec<OsString>) -> Result<Cli, u8> {
         return Err(OK);
     }
     let told = error.render().to_string();
-    match without_lines_of_keys(&without_keys(&told)) {
+    let values = given.iter().map(|arg| arg.split_once('=').map_or(&**arg, |(_, value)| value));
+    let about = |told: String, value| without(&told, value).into_owned();
+    match without_lines_of_keys(&values.fold(told.clone(), about)) {
         whole if whole == told => drop(error.print()),
         without => complain!("{without}"),
     }

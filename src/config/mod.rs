@@ -24,6 +24,7 @@ mod standalone;
 mod stunnel;
 mod svid_lifetime;
 mod unmatched;
+mod words;
 mod workload_api;
 
 pub use bans::{BansError, load_bans};

@@ -8,8 +8,11 @@ use std::{
 
 use saphyr::{LoadableYamlNode, MarkedYaml, Scalar, YamlData};
 
-use super::{Fault, Faults, bounds};
-use crate::identity::{without, without_keys};
+use super::{
+    Fault, Faults, bounds,
+    words::{is_name, nearest, one_of, suggest, unknown},
+};
+use crate::identity::{without, without_keys, without_value};
 
 const MAX_DURATION: std::time::Duration = std::time::Duration::from_secs(10 * 366 * 86_400);
 
@@ -17,8 +20,6 @@ const MAX_DURATION: std::time::Duration = std::time::Duration::from_secs(10 * 36
 const LISTED: usize = 50;
 /// The longest message of a fault, and the longest path of keys, in characters.
 const MESSAGE: usize = 2000;
-/// Longer words are not compared with those that are known.
-const WORD: usize = 64;
 
 /// Whether the files that a text names are opened while it is read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -134,11 +135,24 @@ impl<'a> Item<'a> {
         let (start, end) = (self.yaml.span.start, self.yaml.span.end);
         let (line, column) = (start.line(), start.col() + 1);
         let end_column = (end.line() == line).then(|| end.col() + 1);
-        // A key where its path belongs is quoted by whoever finds that it is none.
-        let value = self.yaml.data.as_str().unwrap_or_default();
-        let message = without(&message.to_string(), value).into_owned();
+        let message = self.without_secrets(&message.to_string());
         let (key, message) = (cut(without_keys(&self.path).into_owned()), cut(message));
         Fault { line, column, end_column, key, message }
+    }
+
+    /// A message about it without what may be a secret, which whoever finds that it is wrong may
+    /// quote: a key where its path belongs, a password where the path of its file belongs.
+    fn without_secrets(&self, message: &str) -> String {
+        let number;
+        let value = match &self.yaml.data {
+            YamlData::Value(Scalar::Integer(n)) => {
+                number = n.to_string();
+                &number
+            }
+            data => data.as_str().unwrap_or_default(),
+        };
+        let name = self.path.rsplit(['.', '[']).find(|name| !name.ends_with(']'));
+        without_value(&without(message, value), name.unwrap_or_default(), value).into_owned()
     }
 
     pub(super) fn fault(&self, message: impl Display) {
@@ -180,8 +194,8 @@ impl<'a> Item<'a> {
         if let YamlData::Mapping(mapping) = &self.yaml.data {
             for (key, value) in mapping {
                 let name = key.data.as_str().unwrap_or("?");
-                let path = || match (self.path.as_str(), without(name, name)) {
-                    ("", name) => name.into_owned(),
+                let path = || match (self.path.as_str(), if is_name(name) { name } else { "?" }) {
+                    ("", name) => name.to_owned(),
                     (path, name) => format!("{path}.{name}"),
                 };
                 if known.contains(&name) {
@@ -303,15 +317,6 @@ impl<'a> Item<'a> {
     }
 }
 
-/// `ALLOW or DENY`; `conn, tls or v1`.
-fn one_of(words: &[&str]) -> String {
-    match words {
-        [] => String::new(),
-        [word] => (*word).to_owned(),
-        [first @ .., last] => format!("{} or {last}", first.join(", ")),
-    }
-}
-
 /// A mapping whose keys are known.
 pub(super) struct Map<'a> {
     entries: Vec<(String, Item<'a>)>,
@@ -351,13 +356,6 @@ impl<'a> Map<'a> {
     }
 }
 
-fn unknown(name: &str, known: &[&str]) -> String {
-    match suggest(name, known) {
-        s if s.is_empty() => format!("unknown key; known here: {}", known.join(", ")),
-        s => format!("unknown key{s}"),
-    }
-}
-
 /// A text without what is too long of it.
 fn cut(mut text: String) -> String {
     if let Some((end, _)) = text.char_indices().nth(MESSAGE) {
@@ -365,24 +363,4 @@ fn cut(mut text: String) -> String {
         text.push('…');
     }
     text
-}
-
-fn suggest(word: &str, among: &[&str]) -> String {
-    nearest(word, among).map_or(String::new(), |near| format!("; did you mean {near}?"))
-}
-
-/// The one of these words that was probably to be written.
-fn nearest<'a>(word: &str, among: &[&'a str]) -> Option<&'a str> {
-    if word.len() > WORD {
-        return None;
-    }
-    // What is cut short is meant rather than what has as many letters.
-    let lower = word.to_ascii_lowercase();
-    let begins = |known: &&&str| word.len() > 1 && known.to_ascii_lowercase().starts_with(&lower);
-    if let Some(whole) = among.iter().filter(begins).min_by_key(|known| known.len()) {
-        return Some(whole);
-    }
-    let (distance, near) =
-        among.iter().map(|w| (strsim::damerau_levenshtein(word, w), *w)).min()?;
-    (distance <= 1 + word.chars().count() / 3).then_some(near)
 }

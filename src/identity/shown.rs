@@ -3,6 +3,8 @@
 
 use std::{borrow::Cow, path::Path};
 
+use super::secrets::{without_user, without_users};
+
 /// The longest path that Linux takes, and the longest name in one, bytes.
 const LONGEST: (usize, usize) = (4096, 255);
 /// What every item of PEM begins with.
@@ -66,9 +68,17 @@ pub fn without_lines_of_keys(message: &str) -> String {
     told + rest
 }
 
-/// A message without the keys that are quoted in it, as they are or escaped.
+/// A message without the keys that are quoted in it, as they are or escaped, and without the users
+/// and passwords of URLs.
 #[must_use]
 pub fn without_keys(message: &str) -> Cow<'_, str> {
+    match without_pem(message) {
+        Cow::Borrowed(message) => without_users(message),
+        Cow::Owned(message) => without_users(&message).into_owned().into(),
+    }
+}
+
+fn without_pem(message: &str) -> Cow<'_, str> {
     let Some(start) = message.find(BEGIN) else { return message.into() };
     let end = message.rfind(END).filter(|end| *end > start).map(|end| end + END.len());
     // The rest of the last line: ` PRIVATE KEY-----`.
@@ -78,9 +88,14 @@ pub fn without_keys(message: &str) -> Cow<'_, str> {
     format!("{before}(the text of a key, {} bytes){after}", end - start).into()
 }
 
-/// A message about `value`, without it where it may be a key.
+/// A message about `value`, without it where it may be a key, and without the user and password in
+/// it.
 #[must_use]
 pub fn without<'a>(message: &'a str, value: &str) -> Cow<'a, str> {
+    if let Some(told) = without_user(value).filter(|_| !is_key(value)) {
+        let quoted = message.replace(&format!("{value:?}"), &format!("{told:?}"));
+        return without_keys(&quoted.replace(value, &told)).into_owned().into();
+    }
     if !is_key(value) || value.trim().is_empty() {
         return without_keys(message);
     }
@@ -138,5 +153,7 @@ mod tests {
         let told = without(&format!("{lines:?}: no"), lines).into_owned();
         assert_eq!(told, "(the text of a key, 31 bytes): no");
         assert_eq!(without("\"a\": no", "a"), "\"a\": no");
+        let (url, message) = ("http://b:p w\"@h", "\"http://b:p w\\\"@h\": no");
+        assert_eq!(without(message, url), "\"http://…@h\": no");
     }
 }

@@ -70,7 +70,7 @@ async fn apply(
 fn tell(closed: usize) {
     if closed > 0 {
         tracing::info!(
-            target: "xds", connections = closed,
+            target: "xds", connections_closed = closed,
             "connections closed: no longer allowed by the policies"
         );
     }

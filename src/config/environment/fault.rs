@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use crate::{config::LoadError, identity::without_keys};
+use crate::{
+    config::LoadError,
+    identity::{without_keys, without_user},
+};
 
 /// The longest value that is quoted, in characters.
 const QUOTED: usize = 200;
@@ -27,6 +30,7 @@ impl fmt::Display for EnvironmentFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Variable { name, value: Some(value), expected } => {
+                let value = without_user(value).unwrap_or_else(|| value.clone());
                 let short: String = value.chars().take(QUOTED).collect();
                 let text = format!("{name}: {short:?}: expected {expected}");
                 f.write_str(&without_keys(&text))

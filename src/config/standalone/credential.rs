@@ -62,7 +62,7 @@ pub(super) fn credentials(
         ("acme", has("acme")),
     ];
     if let Err(why) = one_credential(&ways, needed) {
-        item.fault(why);
+        item.lacks(why);
         return None;
     }
     if let Some(api) = credential.get("workloadApi") {

@@ -5,6 +5,7 @@ use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 use super::{policy_file::load_policies, values::TRUTH};
 use crate::{
     config::reader::{Item, Map},
+    observe::Feature,
     policy::{Access, Action, Policy, RegoConfig, Rule, Rules, Scope, UriPattern},
     roles::standalone::Role,
     tls::Pin,
@@ -35,7 +36,7 @@ pub(super) fn access(
         Role::Client => item.map(&NAMED[1..NAMED.len() - 1]),
     };
     if map.is_empty() {
-        item.fault("is empty, so it allows no peer");
+        item.lacks("is empty, so it allows no peer");
     }
     let texts = |key: &str| map.list(key).iter().filter_map(|i| i.text()).collect();
     let policies = map.get("policies").and_then(|p| policies_of(&p));
@@ -91,8 +92,29 @@ fn rego_of(item: &Item<'_>, within: Duration) -> Option<RegoConfig> {
     let (file, query) = (map.require("file"), map.require("query"));
     let (file, query) = (file?.text()?.into(), query?.text()?);
     let rego = RegoConfig { file, query, within };
-    if !item.is_elsewhere() {
-        rego.check().map_err(|error| item.fault(error)).ok()?;
+    match item.is_elsewhere() {
+        // The build is this one, wherever the file is.
+        true => Feature::Rego.require().map_err(|error| item.fault(error)).ok()?,
+        false => rego.check().map_err(|error| item.fault(error)).ok()?,
     }
     Some(rego)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        config::{Files, check_standalone_for},
+        observe::Feature,
+    };
+
+    #[test]
+    fn a_build_without_rego_refuses_its_policies_for_another_machine_too() {
+        let text = "services:\n- name: s\n  mode: server\n  listen: :8443\n  target: localhost:2\n  \
+                    credential: { certificate: /c, privateKey: /k, roots: /r }\n  \
+                    allow: { rego: { file: /p.rego, query: data.x } }\n";
+        let checked = check_standalone_for("f.yaml", text, Files::Elsewhere);
+        assert_eq!(checked.is_ok(), Feature::Rego.is_built());
+        let refused = checked.err().map(|faults| faults.to_string()).unwrap_or_default();
+        assert!(Feature::Rego.is_built() || refused.contains("\"rego\"; install"), "{refused}");
+    }
 }

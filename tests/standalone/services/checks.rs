@@ -438,3 +438,71 @@ fn each_kind_of_file_is_known_and_the_wrong_command_names_the_right_one() {
     let (_, stdout, _) = run(&["check", mesh]);
     assert!(stdout.contains("mesh.yaml:5:") && stdout.contains("does not exist"), "{stdout}");
 }
+
+#[test]
+fn no_secret_of_a_file_is_printed() {
+    let world = World::new();
+    let db = Backend::start("db");
+    let good = format!("services:\n{}", world.server("s", 8443, db.addr, "allow: { all: true }"));
+    let of = |credential: &str| good.replacen("credential: {", credential, 1);
+    let block = |line: &str| {
+        format!(
+            "services:\n- name: s\n  mode: client\n  listen: localhost:1\n  target: 'db:443'\n  \
+             credential:\n    {line}\n"
+        )
+    };
+    for (text, position) in [
+        (of("credential: { password: hunter2,"), ":2:"),
+        (of("credential: { pasword: hunter2, hunter: 2,"), ":2:"),
+        (of("credential: { keystore: { of: hunter2 },"), ":2:"),
+        (block("password: hunter2 # hunter2"), ":7:5"),
+        (block("{ password: hunter2 }"), ":7:7"),
+        (block("- hunter2"), ":7:5"),
+        (block("hunter2"), ":7:5"),
+        (block("roots: /none.ca\n  allow: hunter2"), ":8:10"),
+        (block("keystore: /none.p12\n    passwordFile: hunter2"), ":8:19"),
+        (block("pkcs11: { module: /none.so, pinFile: hunter2 }"), ":7:42"),
+        // Files of somebody else.
+        ("hunter2\n".into(), ":1:1"),
+        ("root:hunter2:19000::\ndaemon:*:19000:0:99999:7:::\n".into(), ":"),
+        ("root:hunter2:19000:0:99999:7:::\n".into(), ":1:1"),
+        ("hunter: 1\nhunter2\n".into(), ":"),
+        ("hunter: hunter2\n".into(), ":1:1"),
+        ("hunter: [ hunter2\n".into(), ":"),
+    ] {
+        let path = world.write("f.yaml", &text);
+        let path = path.to_str().unwrap();
+        for words in [vec!["check", path], vec!["check", "--json", path]] {
+            let (code, stdout, stderr) = run(&words);
+            let said = stdout + &stderr;
+            assert_eq!(code, 3, "{words:?} {text}: {said}");
+            assert!(!said.contains("hunter2"), "{words:?} {text}: {said}");
+            let is_for_people = words == ["check", path];
+            assert!(!is_for_people || said.contains(&format!("f.yaml{position}")), "{said}");
+        }
+    }
+}
+
+#[test]
+fn no_password_of_a_forward_proxy_is_printed() {
+    let world = World::new();
+    for url in ["https://bob:S3cretPw@p:3128", "bob:S3cretPw@p", "http://bob:S3cretPw@p/x"] {
+        let path = world.write(
+            "f.yaml",
+            &format!(
+                "services:\n- {{ name: c, mode: client, listen: 'localhost:1', target: 'db:443', \
+                 authentication: disabled, proxy: '{url}' }}\n"
+            ),
+        );
+        let path = path.to_str().unwrap();
+        let flag = ["client", "--listen", "localhost:1", "--target", "db:443", "--proxy", url];
+        for words in
+            [&["check", path][..], &["check", "--json", path], &["proxy", "-c", path], &flag]
+        {
+            let (code, stdout, stderr) = run(words);
+            let said = stdout + &stderr;
+            assert!(code != 0 && said.contains("…@p"), "{words:?}: {said}");
+            assert!(!said.contains("S3cretPw"), "{words:?}: {said}");
+        }
+    }
+}
