@@ -36,9 +36,10 @@ build() {
   echo "built in $((SECONDS / 60)) min $((SECONDS % 60)) s" >&2
 }
 
-need_packages nftables:nft iproute2:ip nginx-light:nginx curl:curl
+packages=(nftables:nft iproute2:ip nginx-light:nginx curl:curl)
+[ "$binary" ] || packages+=(build-essential:gcc)
+need_packages "${packages[@]}"
 if [ -z "$binary" ]; then
-  need_packages build-essential:gcc
   target=${CARGO_TARGET_DIR:-target}
   if $quick; then
     binary=$target/demo/adit
