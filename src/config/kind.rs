@@ -80,7 +80,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!((services, authorities, meshes), (2, 2, 1));
+        assert_eq!((services, authorities, meshes), (3, 3, 2));
     }
 
     #[test]
