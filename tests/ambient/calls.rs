@@ -118,7 +118,7 @@ fn held() {
     world.refused("spy", "10.77.0.33:8080");
 }
 
-/// As the kernel shows it: `timer:(keepalive,6.9sec,0)`.
+/// As `ss` shows it: `timer:(keepalive,7sec,0)`, and a moment later `6.868ms` for 6.868 s.
 fn probed() {
     let world = World::running_with(&[("KEEPALIVE_TIME", "7s")]);
     world.lab.echo("spy", 9090);
@@ -132,8 +132,12 @@ fn probed() {
         wait_until(&format!("a probe of {end} is near"), LIMIT, || {
             let all = world.lab.tool("web", "ss --numeric --tcp --options state established");
             let timers = all.lines().filter(|line| line.contains(end));
-            let left = timers.filter_map(|line| line.split_once("keepalive,")?.1.split_once("sec"));
-            left.filter_map(|(left, _)| left.parse::<f64>().ok()).any(|left| left <= 7.0)
+            let left = timers.filter_map(|line| line.split_once("keepalive,")?.1.split_once(','));
+            let seconds = |left: &str| {
+                let number = left.strip_suffix("ms").or_else(|| left.strip_suffix("sec"))?;
+                number.parse::<f64>().ok()
+            };
+            left.filter_map(|(left, _)| seconds(left)).any(|left| left <= 7.0)
         });
     }
 }

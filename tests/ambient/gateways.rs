@@ -3,7 +3,6 @@
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::{Shutdown, TcpStream},
-    process::Command,
     thread,
 };
 
@@ -12,6 +11,7 @@ use adit::rpc::{address::Workload, discovery::Resource};
 use crate::{
     envoy::Envoy,
     harness::Test,
+    mounted::Mounted,
     node::Node,
     resources::{allow, gateway, service_with, workload_with},
     wait::LIMIT,
@@ -157,30 +157,13 @@ fn named() {
         gateway.addresses.clear();
         gateway.hostname = NAME.into();
     });
-    let _hosts = Hosts::say(&world, &format!("10.77.0.5 {NAME}\n"));
+    let hosts = world.lab.file("hosts");
+    std::fs::write(&hosts, format!("10.77.0.5 {NAME}\n")).unwrap();
+    let _hosts = Mounted::over("/etc/hosts", &hosts);
     let _envoy = envoy(&world, "gateway", "far");
     answered(&world, "web");
     let out = world.first.record("the call", |record| record["dst.addr"] == "10.77.0.5:15008");
     assert_eq!(out["dst.identity"], id("far"), "{out}");
-}
-
-/// What this process and those that it starts find in `/etc/hosts`, until it is dropped.
-struct Hosts;
-
-impl Hosts {
-    fn say(world: &World, text: &str) -> Self {
-        let file = world.lab.file("hosts");
-        std::fs::write(&file, text).unwrap();
-        let mounted = Command::new("mount").arg("--bind").arg(file).arg("/etc/hosts").status();
-        assert!(mounted.unwrap().success());
-        Self
-    }
-}
-
-impl Drop for Hosts {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("/etc/hosts").status();
-    }
 }
 
 fn gone() {

@@ -41,6 +41,8 @@ mod istiod;
 #[path = "../support/lab.rs"]
 #[allow(dead_code, reason = "its adit is another")]
 mod lab;
+#[path = "../support/mounted.rs"]
+mod mounted;
 mod names;
 mod node;
 mod non_tcp;

@@ -1,10 +1,13 @@
 //! What is not TCP, where the operator of a node does not let it pass.
 
+use std::path::Path;
+
 use hickory_proto::op::ResponseCode;
 
 use crate::{
     datagrams::{are_answered, echo},
     harness::Test,
+    mounted::Mounted,
     names::ask,
     world::World,
 };
@@ -13,6 +16,10 @@ pub(crate) const TESTS: &[Test] =
     &[("non_tcp::datagrams_of_pods_are_dropped_where_the_operator_says_so_but_for_names", dropped)];
 
 fn dropped() {
+    // As in an image, which has no names of protocols.
+    let names = "/etc/protocols";
+    let no_names = Path::new("/dev/null");
+    let _names = Path::new(names).exists().then(|| Mounted::over(names, no_names));
     let world = World::running_with(&[("ADIT_NON_TCP", "drop")]);
     let (db, spy) = (world.lab.netns("db"), world.lab.netns("spy"));
     for netns in [&db, &spy] {

@@ -25,7 +25,8 @@ delete table inet adit-non-tcp
 const KINDS: [(&str, &str); KINDS_COUNT] = [
     ("udp", "meta l4proto { udp, udplite } "),
     ("sctp", "meta l4proto sctp "),
-    ("icmp", "meta l4proto { icmp, ipv6-icmp } "),
+    // By numbers: nft asks /etc/protocols for the name of ICMPv6, and an image may be without it.
+    ("icmp", "meta l4proto { 1, 58 } "),
     ("other", ""),
 ];
 const KINDS_COUNT: usize = 4;
