@@ -79,7 +79,9 @@ fast() {
 }
 if [ "${1:-}" = --fast ]; then fast; exit 0; fi
 
-need_packages python3:python3 build-essential:gcc nftables:nft iproute2:ip curl:curl openssl:openssl nginx-light:nginx softhsm2:softhsm2-util opensc:pkcs11-tool pebble:pebble
+need_packages python3:python3 build-essential:gcc nftables:nft iproute2:ip iptables:xtables-legacy-multi \
+  iputils-ping:ping procps:sysctl curl:curl openssl:openssl nginx-light:nginx softhsm2:softhsm2-util \
+  opensc:pkcs11-tool pebble:pebble
 step cargo fmt --check
 step python3 scripts/bench_redraw.py --check
 step cargo clippy --locked --all-targets -- -D warnings
