@@ -22,7 +22,7 @@ export PATH="$PATH:/usr/sbin:/sbin"
 
 step() {
   printf '\n== %s (%ss)\n' "$*" "$SECONDS"
-  "$@" || { echo "failed: $*" >&2; exit 1; }
+  "$@" || { echo "failed: $*" >&2; return 1; }
 }
 
 # Unit tests that take seconds each (they count up to a bound, try thousands of inputs or wait) are
@@ -86,14 +86,22 @@ step cargo fmt --check
 step python3 scripts/bench_redraw.py --check
 step cargo clippy --locked --all-targets -- -D warnings
 step cargo test --locked --no-run
-# The tests wait much of their time. What they leave of the machine builds the release.
-nice -n 19 cargo build --release --locked > target/release-build.log 2>&1 &
-release=$!
-trap 'kill "$release" 2> /dev/null || true' EXIT
+# The tests wait much of their time. What they leave of the machine builds the release, then checks the
+# combinations; checks alone, as the tests run target/debug/adit. All of it in a process group.
+beside() {
+  local features
+  renice -n 19 "$BASHPID" > /dev/null
+  cargo build --release --locked || return 1
+  for features in "${COMBINATIONS[@]}"; do choosing "$features" check --bin adit || return 1; done
+}
+set -m
+beside > target/beside.log 2>&1 &
+beside=$!
+set +m
+trap 'kill -- "-$beside" 2> /dev/null || true' EXIT
 step cargo test --locked
-wait "$release" || { cat target/release-build.log >&2; echo "failed: cargo build --release" >&2; exit 1; }
+step wait "$beside" || { cat target/beside.log >&2; exit 1; }
 trap - EXIT
-for features in "${COMBINATIONS[@]}"; do step choosing "$features" check --bin adit; done
 step choosing "" test --test features
 # The features of scripts/demo.sh, with the profile of the tests: its own takes minutes to build (see
 # above).
