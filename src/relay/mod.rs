@@ -10,6 +10,7 @@
 mod app;
 pub(crate) mod buffers;
 mod kernel;
+mod last_words;
 mod scratch;
 mod secured;
 mod sockmap_redirect;
@@ -33,6 +34,7 @@ pub use scratch::with_scratch;
 pub use secured::SecuredRemote;
 pub use sockmap_redirect::SockmapRedirect;
 
+use self::last_words::LastWords;
 use crate::{net::CloseReason, observe::conn::Meter};
 
 /// The side of a relay that is not the application.
@@ -138,6 +140,8 @@ impl End {
 struct Ways {
     up: bool,
     down: bool,
+    /// The far side takes nothing more.
+    last_words: Option<Box<LastWords>>,
 }
 
 impl Ways {
@@ -149,13 +153,29 @@ impl Ways {
         far: &mut dyn Remote,
         meter: &Arc<Meter>,
     ) -> Poll<Result<(), Broken>> {
+        if let Some(last_words) = &mut self.last_words {
+            let moved = far.poll_down(cx, app, meter);
+            return last_words.poll(cx, moved).map(Err);
+        }
         if !self.down && far.poll_down(cx, app, meter)?.is_ready() {
             app.finish().map_err(Broken::App)?;
             self.down = true;
         }
-        if !self.up && far.poll_up(cx, app, meter)?.is_ready() {
-            app.leave_redirect();
-            self.up = true;
+        if !self.up {
+            match far.poll_up(cx, app, meter) {
+                Poll::Ready(Ok(())) => {
+                    app.leave_redirect();
+                    self.up = true;
+                }
+                Poll::Ready(Err(Broken::Remote(error))) if !self.down => {
+                    let last_words = LastWords::of(error).map_err(Broken::Remote)?;
+                    let last_words = self.last_words.insert(Box::new(last_words));
+                    let moved = far.poll_down(cx, app, meter);
+                    return last_words.poll(cx, moved).map(Err);
+                }
+                Poll::Ready(Err(broken)) => return Poll::Ready(Err(broken)),
+                Poll::Pending => {}
+            }
         }
         if self.up && self.down {
             return Poll::Ready(Ok(()));

@@ -216,3 +216,53 @@ async fn an_idle_limit_lets_live_what_moves_now_and_then() {
     drop(app);
     assert!(matches!(end.await.unwrap(), (End::Completed, 0, 24)));
 }
+
+/// A far side that has closed its socket after an alert. The alert is not read yet when a write meets
+/// the closed socket.
+struct Refusing {
+    looked: u32,
+    alert: Option<io::Error>,
+}
+
+impl Remote for Refusing {
+    fn poll_up(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &mut App,
+        _: &Arc<Meter>,
+    ) -> Poll<Result<(), Broken>> {
+        Poll::Ready(Err(Broken::Remote(io::Error::from_raw_os_error(libc::EPIPE))))
+    }
+
+    fn poll_down(
+        &mut self,
+        cx: &mut Context<'_>,
+        _: &mut App,
+        _: &Arc<Meter>,
+    ) -> Poll<Result<(), Broken>> {
+        self.looked += 1;
+        if self.looked < 4 {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.alert.take().map_or(Poll::Pending, |alert| Poll::Ready(Err(Broken::Remote(alert))))
+    }
+
+    fn abort(&mut self) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_far_side_said_before_it_closed_is_the_reason() {
+    let alert = || io::Error::new(io::ErrorKind::InvalidData, "alert: certificate required");
+    for (alert, reason) in [
+        (Some(alert()), "certificate required"),
+        (Some(io::ErrorKind::ConnectionReset.into()), "Broken pipe"),
+        (None, "Broken pipe"),
+    ] {
+        let (_app, app_far) = pair().await;
+        let mut far = Refusing { looked: 0, alert };
+        let end = run(&mut App::new(app_far), &mut far, &Arc::default(), &Limits::default()).await;
+        let End::RemoteReset(error) = end else { panic!("{end:?}") };
+        assert!(error.to_string().contains(reason), "{error}");
+    }
+}
