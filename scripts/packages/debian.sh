@@ -84,6 +84,23 @@ END
     setsid ip netns exec shop-db python3 -m http.server 8080 --directory /srv/www > /dev/null 2>&1 &
     timeout 40 systemctl start adit || { systemctl status --no-pager adit; exit 1; }
     ip netns exec shop-web curl -sf http://10.96.0.10/index.html'
+  ok "and a pod whose namespace was made while it runs" on_machine '
+    ip netns add shop-late
+    ip link add eth0 netns shop-late type veth peer name eth1 netns shop-db
+    ip -n shop-late addr add 10.77.1.1/24 dev eth0
+    ip -n shop-db addr add 10.77.1.2/24 dev eth1
+    for dev in lo eth0; do ip -n shop-late link set $dev up; done
+    ip -n shop-db link set eth1 up
+    for net in 10.77.0.0/24 10.96.0.0/16; do ip -n shop-late route add $net via 10.77.1.2; done
+    sed -i "/name: db, namespace/a - { name: late, namespace: shop, serviceAccount: web, addresses: [10.77.1.1], netns: shop-late }" \
+      /etc/adit/mesh.yaml
+    systemctl reload adit
+    for _ in {1..40}; do
+      if ip netns exec shop-late nft list ruleset | grep -q adit; then break; fi
+      sleep 0.5
+    done
+    ip netns exec shop-late nft list ruleset | grep adit
+    ip netns exec shop-late curl -sf --max-time 20 http://10.96.0.10/index.html'
   # Calls go on meanwhile; none may fail. What hands its sockets over has another main process at once
   # and is the same run of its unit; what does not is started again.
   ok "an upgrade refuses no connection and keeps what the administrator wrote" on_machine '
@@ -108,6 +125,16 @@ END
     grep -q "# kept" /etc/adit/server-example.env
     ip netns exec shop-web curl -sf http://10.96.0.10/index.html
     for port in 5432 8081; do curl -sf http://localhost:$port/index.html; done'
+  # Eight times: a signal that ends nft as well as adit comes too early for it sometimes only.
+  ok "adit.service removes its rules from pods at each stop, if its file says so" on_machine '
+    sed -i "s/^capture: { rules: nft }/capture: { rules: nft, onStop: remove }/" /etc/adit/mesh.yaml
+    for _ in {1..8}; do
+      systemctl restart adit
+      ip netns exec shop-web nft list ruleset | grep -q adit
+      systemctl stop adit
+      for pod in shop-web shop-db shop-late; do ! ip netns exec $pod nft list ruleset | grep adit || exit 1; done
+    done
+    systemctl start adit'
   ok "remove stops what runs, and keeps configuration" on_machine '
     apt-get remove -y -qq adit
     ! systemctl is-active adit adit-server@example adit-client@example adit-proxy@edge adit-proxy@plain || exit 1
