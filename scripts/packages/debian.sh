@@ -134,9 +134,11 @@ END
       systemctl stop adit
       for pod in shop-web shop-db shop-late; do ! ip netns exec $pod nft list ruleset | grep adit || exit 1; done
     done
+    sed -i "s/, onStop: remove//" /etc/adit/mesh.yaml
     systemctl start adit'
-  ok "remove stops what runs, and keeps configuration" on_machine '
-    apt-get remove -y -qq adit
+  ok "remove stops what runs, says that pods stay captured, and keeps configuration" on_machine '
+    apt-get remove -y -qq adit 2>&1 | tee removed
+    grep -q "adit redirect remove" removed
     ! systemctl is-active adit adit-server@example adit-client@example adit-proxy@edge adit-proxy@plain || exit 1
     ! grep -lx adit /proc/[0-9]*/comm || exit 1
     test -e /etc/adit/server-example.env; test -e /etc/adit/edge.yaml; test ! -e /usr/bin/adit'
