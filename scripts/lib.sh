@@ -75,3 +75,16 @@ make_pods() {
     ip -n "$pod" route add default via 10.77.0.254
   done
 }
+
+# dangling_links DIR prints each relative link of a page in DIR, or of one below it, to what is not there.
+dangling_links() {
+  python3 - "$1" <<'P'
+import pathlib, re, sys
+for page in sorted(pathlib.Path(sys.argv[1]).rglob("*.md")):
+    text = page.read_text()
+    for link in re.findall(r'\]\(([^)\s]+)|^\[[^\]]+\]: (\S+)|src(?:set)?="([^"]+)', text, re.M):
+        path = "".join(link).partition("#")[0]
+        if path and not re.match(r"[a-z]+:", path) and not (page.parent / path).exists():
+            print(f"{page}: {path}")
+P
+}

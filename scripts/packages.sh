@@ -25,10 +25,10 @@ while (($#)); do
   esac
 done
 [ "$(id -u)" = 0 ] || { echo "packages.sh: run it as root" >&2; exit 2; }
+# shellcheck source=scripts/lib.sh
+. scripts/lib.sh
 # All mounts and processes are of a namespace that ends with this script.
 if [ -z "${ADIT_PACKAGES_INSIDE:-}" ]; then
-  # shellcheck source=scripts/lib.sh
-  . scripts/lib.sh
   need_packages dpkg-dev:dpkg-shlibdeps binutils:strip nftables:nft iproute2:ip iptables:xtables-legacy-multi \
     curl:curl python3:python3 util-linux:unshare procps:pgrep lintian:lintian
   [ "$quick" ] || need_packages debootstrap:debootstrap
@@ -59,6 +59,9 @@ step "package"
 deb=$(deploy/debian/build.sh --binary "$binary" --out "$store/new" --level 1)
 stat -c '%n: %s bytes' "$deb"
 ok "lintian reports no error and no warning" lintian --allow-root --fail-on error,warning "$deb"
+dpkg-deb -x "$deb" "$store/new/deb"
+# shellcheck disable=SC2016
+ok "no link of its pages leads to what it does not have" eval '! dangling_links "$store/new/deb" | grep .'
 
 step "image"
 root=$store/new/image
@@ -71,7 +74,6 @@ if [ "$quick" ]; then
   # shellcheck source=scripts/packages/units.sh
   . scripts/packages/units.sh
   if command -v systemd-analyze > /dev/null; then
-    dpkg-deb -x "$deb" "$store/new/deb"
     mount -t overlay overlay -o "lowerdir=$store/new/deb/usr:/usr" /usr
     ok "units verify with systemd $(systemd_version)" verify_units
     umount --lazy /usr

@@ -90,12 +90,12 @@ python3 scripts/release/oci_layout.py "$work/image" "$out/adit-$version-image.ta
 
 step "tarball"
 tree=$work/$name
-mkdir -p "$tree"/{man,completions,systemd,guide,runbooks,dashboards}
-cp "$work/adit" README.md CHANGELOG.md LICENSE "$out/$name.cdx.json" "$tree/"
+mkdir -p "$tree"/{man,completions,systemd}
+cp "$work/adit" CHANGELOG.md LICENSE "$out/$name.cdx.json" "$tree/"
 cp deploy/systemd/* "$tree/systemd/"
-cp src/guide/*.md "$tree/guide/"
-cp deploy/runbooks/*.md "$tree/runbooks/"
-cp deploy/dashboards/*.json deploy/dashboards/alerts.yaml "$tree/dashboards/"
+deploy/pages.sh "$tree" CHANGELOG.md=CHANGELOG.md deploy/systemd=systemd
+dangling=$(dangling_links "$tree")
+[ -z "$dangling" ] || { echo "links of the tarball's pages lead to nothing: $dangling" >&2; exit 1; }
 "$work/adit" man "$tree/man" > /dev/null
 "$work/adit" completions bash > "$tree/completions/adit.bash"
 "$work/adit" completions zsh > "$tree/completions/_adit"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the Debian package from a binary: program, systemd units, manual pages, completions,
-# examples. Needs dpkg-dev; no root.
+# guides, examples. Needs dpkg-dev; no root.
 # Usage: deploy/debian/build.sh [--binary FILE] [--out DIR] [--version VERSION] [--sbom FILE] [--level N]
 #   --binary   an adit for this machine; without it, cargo builds target/release/adit
 #   --out      where the package goes (target/dist)
@@ -56,8 +56,9 @@ gzip -9n "$root"/usr/share/man/man1/*.1
 "$binary" completions zsh > "$root/usr/share/zsh/vendor-completions/_adit"
 "$binary" completions fish > "$root/usr/share/fish/vendor_completions.d/adit.fish"
 install -m 644 "$here/lintian-overrides" "$root/usr/share/lintian/overrides/adit"
-install -m 644 "$here/copyright" README.md "$doc/"
+install -m 644 "$here/copyright" "$doc/"
 gzip -9n < CHANGELOG.md > "$doc/changelog.gz"
+deploy/pages.sh "$doc" CHANGELOG.md=changelog.gz deploy/systemd=../../../lib/systemd/system
 if [ "$sbom" ]; then gzip -9n < "$sbom" > "$doc/adit.cdx.json.gz"; fi
 mkdir "$work/debian"
 cat > "$work/debian/changelog" << END

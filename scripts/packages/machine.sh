@@ -84,6 +84,8 @@ boot() {
       ip link set lo up
       pivot_root . mnt
       umount -l /mnt
+      # As it is on a host, where systemd does this itself.
+      mount --make-rshared /
       exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin container=adit \
         /lib/systemd/systemd --system --unit=multi-user.target --log-target=console --show-status=no"' \
     _ "$machine" "$cgroups" > "$store/new/boot-$suite_of.log" 2>&1 < /dev/null &
