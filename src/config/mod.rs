@@ -14,6 +14,7 @@ mod files;
 mod istiod;
 mod kind;
 mod mesh_file;
+mod not_yaml;
 mod opening;
 mod policies;
 mod reader;
