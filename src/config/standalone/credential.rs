@@ -125,7 +125,7 @@ fn shown(item: &Item<'_>, credential: &Map<'_>) -> Option<Option<CredentialSourc
     let private_key = path(credential, "privateKey", Holds::PrivateKey);
     Some(match (keystore, certificate, private_key, token) {
         (Some(keystore), ..) => {
-            let password = path(credential, "passwordFile", Holds::Something);
+            let password = path(credential, "passwordFile", Holds::Secret("`passwordFile`"));
             Some(CredentialSource::Files(Credential::Keystore { keystore, password }))
         }
         (None, Some(certificate), Some(private_key), None) => {
@@ -147,7 +147,8 @@ fn token_of(item: &Item<'_>) -> Option<Token> {
     let map = item.map(&["module", "tokenLabel", "pinFile"]);
     let text = |key: &str| map.get(key).and_then(|i| i.text());
     let module = opening::path(&map.require("module")?, Holds::Something)?;
-    let pin_file = map.get("pinFile").and_then(|i| opening::path(&i, Holds::Something));
+    let pin_file = map.get("pinFile");
+    let pin_file = pin_file.and_then(|i| opening::path(&i, Holds::Secret("`pinFile`")));
     Some(Token { module, label: text("tokenLabel"), pin: None, pin_file })
 }
 
