@@ -30,6 +30,14 @@ impl fmt::Debug for AuthToken {
 }
 
 impl AuthToken {
+    /// The file that it is in, if it is in one.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Text(_) => None,
+        }
+    }
+
     /// The value of the header `authorization`, by the token as it is now.
     ///
     /// # Errors
