@@ -30,6 +30,12 @@ pub fn shown(path: &Path) -> String {
     }
 }
 
+/// Paths as they are printed, with commas between them.
+#[must_use]
+pub fn shown_all(paths: &[std::path::PathBuf]) -> String {
+    paths.iter().map(|path| shown(path)).collect::<Vec<_>>().join(", ")
+}
+
 /// A file of a secret as messages name it: its path, unless somebody may have put the secret where
 /// its path belongs; then the `key` that names it.
 #[must_use]

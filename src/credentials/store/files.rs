@@ -89,7 +89,8 @@ impl CredentialProvider for FileProvider {
                 match watch.next(|| self.read()).await {
                     Ok(new) => {
                         tell(Update::Given(Arc::new(new)));
-                        tracing::info!(target: "svid", "changed files reloaded");
+                        let files = watch.changed();
+                        tracing::info!(target: "svid", files, "changed files reloaded");
                     }
                     Err(error) => {
                         tracing::warn!(
