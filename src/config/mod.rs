@@ -20,6 +20,7 @@ mod policies;
 mod reader;
 mod restart;
 mod sandbox;
+mod service_ports;
 mod settings;
 mod standalone;
 mod stunnel;

@@ -51,6 +51,14 @@ pub(super) fn read_all(item: &Item<'_>, file: &Arc<str>) -> Vec<Policy> {
 }
 
 fn read(item: &Item<'_>, file: &Arc<str>) -> Option<Policy> {
+    if let Some(kind) = item.find("kind").filter(|_| item.says("kind", "PeerAuthentication")) {
+        kind.fault(
+            "only AuthorizationPolicy is read; in place of a PeerAuthentication write `mtls: strict` \
+             or `mtls: permissive` at the top of a mesh file, which is for all its workloads (`adit \
+             server` and `adit proxy` ask each client for its certificate)",
+        );
+        return None;
+    }
     // What the API server adds (status, managedFields and the like) says nothing of who may.
     let top = item.map(&["apiVersion", "kind", "metadata", "spec", "status"]);
     if let Some(kind) = top.get("kind") {

@@ -125,7 +125,11 @@ impl<'a> Item<'a> {
     pub(super) fn find(&self, key: &str) -> Option<Self> {
         let YamlData::Mapping(mapping) = &self.yaml.data else { return None };
         let (_, yaml) = mapping.iter().find(|(name, _)| name.data.as_str() == Some(key))?;
-        Some(Item { yaml, path: format!("{}.{key}", self.path), notes: self.notes })
+        let path = match self.path.as_str() {
+            "" => key.to_owned(),
+            path => format!("{path}.{key}"),
+        };
+        Some(Item { yaml, path, notes: self.notes })
     }
 
     /// What is said about it.

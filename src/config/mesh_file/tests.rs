@@ -130,6 +130,7 @@ fn what_is_not_yaml_or_not_a_mesh_says_so() {
         ("", "expected one YAML document"),
         ("a: [", "not YAML"),
         ("[]", "expected a mapping"),
+        ("apiVersion: v1\nkind: PeerAuthentication\n", "2:7: kind: this is a Kubernetes resource"),
         ("trustDomain: td\ntrustDomain: td", "uplicate"),
     ] {
         let faults = parse("f", text).unwrap_err().to_string();

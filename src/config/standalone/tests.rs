@@ -256,7 +256,12 @@ status:
     );
     assert_eq!(read(&list).unwrap().len(), 2);
     for (was, is, says) in [
-        ("kind: AuthorizationPolicy", "kind: PeerAuthentication", "must be AuthorizationPolicy"),
+        (
+            "kind: AuthorizationPolicy",
+            "kind: PeerAuthentication",
+            "write `mtls: strict` or `mtls: permissive`",
+        ),
+        ("kind: AuthorizationPolicy", "kind: RequestAuthentication", "must be AuthorizationPolicy"),
         ("action: ALLOW", "action: AUDIT", "must be ALLOW or DENY"),
         ("items:", "item:", "did you mean items?"),
     ] {
