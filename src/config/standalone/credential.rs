@@ -72,18 +72,14 @@ pub(super) fn credentials(
         wrong.fault("is only for servers: the CA connects to the name that it certifies");
         return None;
     }
-    let shown = shown(&item, &credential)?;
+    let shown = shown(&item, &credential);
     let crls = credential.list("crls");
     let crls = crls.iter().filter_map(|c| opening::path(c, Holds::Crls)).collect();
-    let stale = match credential.get("crl") {
-        Some(crl) => match crl.map(&["stale"]).get("stale") {
-            Some(stale) => stale.word(&STALE)?,
-            None => StaleCrls::Refuse,
-        },
-        None => StaleCrls::Refuse,
-    };
+    let stale = credential.get("crl").and_then(|crl| crl.map(&["stale"]).get("stale"));
+    let stale = stale.map_or(Some(StaleCrls::Refuse), |stale| stale.word(&STALE));
     let roots = path(&credential, "roots", Holds::Certificates);
-    Some(CredentialsConfig::Files { credential: shown, password: None, roots, crls, stale, pins })
+    let (credential, stale) = (shown?, stale?);
+    Some(CredentialsConfig::Files { credential, password: None, roots, crls, stale, pins })
 }
 
 fn path(map: &Map<'_>, key: &str, holds: Holds) -> Option<PathBuf> {
