@@ -30,6 +30,7 @@ use crate::{
     config::{AdminAddress, Settings, environment::Environment},
     http::{Limits, Readers, Server},
     lifecycle::Tasks,
+    net::cannot_listen,
 };
 
 /// Where the endpoints listen.
@@ -41,12 +42,15 @@ pub struct Addresses {
     pub metrics: SocketAddr,
     /// Readiness.
     pub readiness: SocketAddr,
+    /// What chooses each of the three.
+    keys: [&'static str; 3],
 }
 
 impl From<&Settings> for Addresses {
     fn from(settings: &Settings) -> Self {
         let Settings { admin, metrics, readiness, .. } = settings;
-        Self { admin: vec![admin.clone()], metrics: *metrics, readiness: *readiness }
+        let keys = ["`admin`", "`metrics`", "`readiness`"];
+        Self { admin: vec![admin.clone()], metrics: *metrics, readiness: *readiness, keys }
     }
 }
 
@@ -64,6 +68,7 @@ impl From<&Environment> for Addresses {
             admin: admin.into_iter().map(at).collect(),
             metrics: (all, *stats_port).into(),
             readiness: (all, *readiness_port).into(),
+            keys: ["`proxyAdminPort` in PROXY_CONFIG", "`statsPort` in PROXY_CONFIG", ""],
         }
     }
 }
@@ -79,13 +84,13 @@ pub async fn serve(
     tasks: &Tasks,
 ) -> io::Result<()> {
     let listeners = &state.node.listeners;
-    let Addresses { admin, metrics, readiness } = addresses;
-    let admin = admin.iter().map(|addr| (addr.clone(), Endpoint::Admin, "admin"));
+    let Addresses { admin, metrics, readiness, keys } = addresses;
+    let admin = admin.iter().map(|addr| (addr.clone(), Endpoint::Admin, "admin", keys[0]));
     let others = [
-        (AdminAddress::Tcp(*metrics), Endpoint::Metrics, "metrics"),
-        (AdminAddress::Tcp(*readiness), Endpoint::Readiness, "readiness"),
+        (AdminAddress::Tcp(*metrics), Endpoint::Metrics, "metrics", keys[1]),
+        (AdminAddress::Tcp(*readiness), Endpoint::Readiness, "readiness", keys[2]),
     ];
-    for (n, (addr, endpoint, name)) in admin.chain(others).enumerate() {
+    for (n, (addr, endpoint, name, key)) in admin.chain(others).enumerate() {
         let listener = match EndpointListener::open(&addr, listeners).await {
             Ok(listener) => listener,
             Err(error) if n > 0 && endpoint == Endpoint::Admin => {
@@ -93,10 +98,8 @@ pub async fn serve(
                 continue;
             }
             Err(e) => {
-                return Err(io::Error::new(
-                    e.kind(),
-                    format!("cannot listen on {addr} for the {name} endpoint: {e}"),
-                ));
+                let why = cannot_listen(&addr, key, &e);
+                return Err(io::Error::new(e.kind(), format!("{name} endpoint: {why}")));
             }
         };
         let readers = match endpoint {

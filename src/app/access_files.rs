@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     config::{load_bans, load_policies},
+    identity::shown_all,
     lifecycle::WatchedFile,
     observe::Refusal,
     policy::{BanList, Policies, Rego, Rules},
@@ -22,6 +23,7 @@ impl AccessFiles {
         if !self.files.has_settled() {
             return;
         }
+        let files = shown_all(&self.files.changed());
         // Written while it was read: a later look takes it.
         let Some(read) = self.reread().await else { return };
         let name = self.service.config.name.as_str();
@@ -30,7 +32,7 @@ impl AccessFiles {
             None => "policies",
         };
         match read {
-            Ok(()) => tracing::info!(service = name, "changed {what} reloaded"),
+            Ok(()) => tracing::info!(service = name, files, "changed {what} reloaded"),
             Err(error) => tracing::error!(
                 service = name,
                 error,

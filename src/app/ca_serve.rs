@@ -5,7 +5,7 @@ mod pods;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use ::http::{Request, StatusCode};
-use anyhow::Context as _;
+use anyhow::anyhow;
 use bytes::Bytes;
 use tokio::{net::TcpListener, runtime::Handle};
 
@@ -25,6 +25,7 @@ use crate::{
     http::{self, Answer, Handler, Limits, Methods, Readers, Server},
     identity::shown,
     lifecycle::{ServiceManager, Tasks, WatchedFile},
+    net::cannot_listen,
     observe::logging::Logging,
 };
 
@@ -84,7 +85,8 @@ async fn serve(file: WatchedFile, config: CaServerConfig) -> anyhow::Result<()> 
     let at = running.addr;
     if let Some(addr) = metrics_at {
         let listener = TcpListener::bind(addr).await;
-        let listener = listener.with_context(|| format!("metrics endpoint on {addr}"))?;
+        let failed = |e| anyhow!("metrics endpoint: {}", cannot_listen(addr, "`metrics`", &e));
+        let listener = listener.map_err(failed)?;
         tracing::info!(address = %listener.local_addr()?, "serving metrics");
         tasks.spawn(METRICS.run(listener, Arc::new(Pages(metrics)), tasks.clone()));
     }

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     config::{load_bans, load_policies},
     credentials::store::{CredentialStore, CredentialsConfig},
+    identity::shown_all,
     lifecycle::{Tasks, WatchedFile},
     net::{Listening, Sockets},
     observe::{Telemetry, metrics::KEPT},
@@ -246,7 +247,7 @@ impl ServiceRegistry {
                 policies.unwrap_or_else(|| Err("the file was written while it was read".into()));
             let name = running.service.config.name.as_str();
             match running.service.store.reload().await.and(policies) {
-                Ok(()) => tracing::info!(service = name, "reloaded"),
+                Ok(()) => tracing::info!(service = name, files = running.files(), "reloaded"),
                 Err(error) => tracing::error!(
                     service = name,
                     error,
@@ -339,6 +340,14 @@ impl Draining {
 }
 
 impl Running {
+    /// The files that a reload reads, as a log shows them.
+    fn files(&self) -> String {
+        let config = &self.service.config;
+        let mut files = config.credentials.files();
+        files.extend(config.access.files().cloned());
+        shown_all(&files)
+    }
+
     fn targets(&self) -> impl Iterator<Item = (String, String)> + use<'_> {
         let config = &self.service.config;
         config.targets.iter().map(|target| (config.name.clone(), target.to_string()))

@@ -5,7 +5,7 @@ use std::{collections::HashMap, fs::File, io::Read, os::unix::fs::FileTypeExt, p
 
 use saphyr_parser::{Event, Parser};
 
-use super::{Fault, LoadError};
+use super::{Fault, LoadError, not_yaml};
 
 /// How deep values may be nested; what is written by people and by `kubectl` needs a dozen.
 const DEPTH: usize = 64;
@@ -78,9 +78,7 @@ pub(super) fn check(text: &str) -> Result<(), Fault> {
     let (mut extents, mut values, mut aliases) = (Extents::default(), 0_usize, 0_usize);
     let scalar = TextExtent { depth: 0, values: 1 };
     for event in Parser::new_from_str(text) {
-        let (event, span) = event.map_err(|e| {
-            Fault::at(e.marker().line(), e.marker().col() + 1, format!("not YAML: {}", e.info()))
-        })?;
+        let (event, span) = event.map_err(|error| not_yaml::fault(text, &error))?;
         let mut deepest = 0;
         match event {
             Event::SequenceStart(anchor, ..) | Event::MappingStart(anchor, ..) => {

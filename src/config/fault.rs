@@ -29,6 +29,27 @@ impl Fault {
         Self::at(1, 1, message)
     }
 
+    /// What is wrong, and what is said beside it, which is mostly what to do. Values that the
+    /// message quotes are part of what is wrong.
+    #[must_use]
+    pub fn parts(&self) -> (&str, Option<&str>) {
+        let (mut in_quotes, mut escaped) = (false, false);
+        for (at, c) in self.message.char_indices() {
+            match c {
+                _ if escaped => escaped = false,
+                '\\' => escaped = in_quotes,
+                '"' => in_quotes = !in_quotes,
+                ';' if !in_quotes => {
+                    if let Some(beside) = self.message[at..].strip_prefix("; ") {
+                        return (&self.message[..at], Some(beside));
+                    }
+                }
+                _ => {}
+            }
+        }
+        (&self.message, None)
+    }
+
     /// One at a place of the text that no key leads to.
     pub(super) fn at(line: usize, column: usize, message: String) -> Self {
         Self { line, column, end_column: None, key: String::new(), message }
@@ -113,4 +134,23 @@ pub enum LoadError {
     /// It has faults.
     #[error(transparent)]
     Faults(#[from] Faults),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_is_quoted_is_no_advice() {
+        for (message, what, beside) in [
+            ("no", "no", None),
+            ("unknown key; did you mean x?", "unknown key", Some("did you mean x?")),
+            ("\"a; b\": no; for example c; d", "\"a; b\": no", Some("for example c; d")),
+            ("\"a\\\"; b\": no", "\"a\\\"; b\": no", None),
+            ("a;b", "a;b", None),
+        ] {
+            let fault = Fault::at_start(message.into());
+            assert_eq!(fault.parts(), (what, beside), "{message}");
+        }
+    }
 }

@@ -20,13 +20,14 @@ use super::{
     kind::{FileKind, or_other},
     policies,
     reader::{Item, Map, Notes, documents},
+    service_ports,
     unmatched::KnownPrincipals,
     workload_api,
 };
 use crate::{
     identity::{TrustDomain, shown},
     mesh::{
-        MtlsMode, NonTcp, Protocol, Workload,
+        MtlsMode, NonTcp, Protocol, Service, Workload,
         source::file::{MeshParts, selects},
     },
     pods::capture::{Capture, Options as CaptureOptions},
@@ -110,7 +111,8 @@ pub fn parse(file: &str, text: &str) -> Result<Checked, Faults> {
             "expected one YAML document with the mesh; policies go into its `policies` list",
         ));
     };
-    match read(&Item::root(document, &notes), &file.into()) {
+    let root = Item::root(document, &notes);
+    match refuse_resource(&root).and_then(|()| read(&root, &file.into())) {
         Some(mut checked) if notes.is_clean() => {
             checked.warnings = notes.into_warnings();
             Ok(checked)
@@ -118,6 +120,18 @@ pub fn parse(file: &str, text: &str) -> Result<Checked, Faults> {
         _ if notes.is_clean() => Err(Faults::at_start(file, "incomplete")),
         _ => Err(notes.into_faults(file)),
     }
+}
+
+/// A file for `kubectl apply` is told what of it belongs into a mesh file.
+fn refuse_resource(root: &Item<'_>) -> Option<()> {
+    let kind = root.find("apiVersion").and_then(|_| root.find("kind"));
+    let Some(kind) = kind else { return Some(()) };
+    kind.fault(
+        "this is a Kubernetes resource, not a mesh file; put an AuthorizationPolicy into the \
+         `policies` list of one, and for a PeerAuthentication write `mtls: strict` or `mtls: \
+         permissive` at its top",
+    );
+    None
 }
 
 fn read(root: &Item<'_>, file: &Arc<str>) -> Option<Checked> {
@@ -181,7 +195,7 @@ fn read(root: &Item<'_>, file: &Arc<str>) -> Option<Checked> {
     }
     let federated = &federation.trust_domains;
     let known = KnownPrincipals { own: &domain, federated, workloads: &workloads };
-    let policies = read_policies(policies, &known);
+    let policies = read_policies(policies, &known, &services);
     let uids = workloads.iter().map(|w| w.uid.clone());
     let places = uids.zip(top.list("workloads").iter().map(|item| item.at(""))).collect();
     let mut mesh = MeshParts { trust_domain: trust_domain?, mtls, workloads, services, policies };
@@ -202,10 +216,15 @@ fn read(root: &Item<'_>, file: &Arc<str>) -> Option<Checked> {
 }
 
 /// Those that are read, with what is wrong or strange between them and the workloads.
-fn read_policies(read: Vec<(Policy, &Item<'_>)>, known: &KnownPrincipals<'_>) -> Vec<Policy> {
+fn read_policies(
+    read: Vec<(Policy, &Item<'_>)>,
+    known: &KnownPrincipals<'_>,
+    services: &[Service],
+) -> Vec<Policy> {
     let mut names = BTreeSet::new();
     for (policy, item) in &read {
-        known.unmatched(policy).into_iter().for_each(|why| item.warn(why));
+        let ports = service_ports::not_of_workloads(policy, known.workloads, services);
+        known.unmatched(policy).into_iter().chain(ports).for_each(|why| item.warn(why));
         if !names.insert(policy.key()) {
             item.fault(format!("there is already a policy {}", policy.key()));
         }

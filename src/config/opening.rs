@@ -1,10 +1,13 @@
 //! Files that are named in a file, each opened where it is named if that is asked for: so that all
 //! that are missing are said at once, each in its place.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt::Display,
+    path::{Path, PathBuf},
+};
 
 use super::reader::Item;
-use crate::identity::key_files;
+use crate::identity::{key_files, secret_file};
 
 /// What a file is to hold.
 #[derive(Clone, Copy)]
@@ -14,6 +17,8 @@ pub(super) enum Holds {
     Crls,
     /// What cannot be read without more, such as a password.
     Something,
+    /// A password or the like, under this key.
+    Secret(&'static str),
 }
 
 /// The path that an item names.
@@ -28,9 +33,13 @@ pub(super) fn path(item: &Item<'_>, holds: Holds) -> Option<PathBuf> {
 }
 
 fn open(path: &Path, holds: Holds) -> Result<(), String> {
-    let meta = std::fs::metadata(path).map_err(|e| key_files::at(path, e))?;
+    let at = |why: &dyn Display| match holds {
+        Holds::Secret(key) => format!("{} cannot be read: {why}", secret_file(key, path)),
+        _ => key_files::at(path, why),
+    };
+    let meta = std::fs::metadata(path).map_err(|e| at(&e))?;
     if meta.is_dir() {
-        return Err(key_files::at(path, "is a directory"));
+        return Err(at(&"is a directory"));
     }
     if !meta.is_file() {
         // Who opens a pipe waits for its writer.
@@ -40,6 +49,8 @@ fn open(path: &Path, holds: Holds) -> Result<(), String> {
         Holds::Certificates => key_files::certificates(path).map(drop),
         Holds::PrivateKey => key_files::private_key(path).map(drop),
         Holds::Crls => key_files::crls(path).map(drop),
-        Holds::Something => std::fs::File::open(path).map(drop).map_err(|e| key_files::at(path, e)),
+        Holds::Something | Holds::Secret(_) => {
+            std::fs::File::open(path).map(drop).map_err(|e| at(&e))
+        }
     }
 }

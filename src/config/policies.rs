@@ -26,6 +26,23 @@ const SOURCE: &[&str] = &[
     "remoteIpBlocks",
     "notRemoteIpBlocks",
 ];
+const METADATA: &[&str] = &[
+    "name",
+    "namespace",
+    "annotations",
+    "labels",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "managedFields",
+    "ownerReferences",
+    "finalizers",
+    "generateName",
+    "selfLink",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+];
 const OPERATION: &[&str] =
     &["ports", "notPorts", "hosts", "notHosts", "methods", "notMethods", "paths", "notPaths"];
 
@@ -51,6 +68,14 @@ pub(super) fn read_all(item: &Item<'_>, file: &Arc<str>) -> Vec<Policy> {
 }
 
 fn read(item: &Item<'_>, file: &Arc<str>) -> Option<Policy> {
+    if let Some(kind) = item.find("kind").filter(|_| item.says("kind", "PeerAuthentication")) {
+        kind.fault(
+            "only AuthorizationPolicy is read; in place of a PeerAuthentication write `mtls: strict` \
+             or `mtls: permissive` at the top of a mesh file, which is for all its workloads (`adit \
+             server` and `adit proxy` ask each client for its certificate)",
+        );
+        return None;
+    }
     // What the API server adds (status, managedFields and the like) says nothing of who may.
     let top = item.map(&["apiVersion", "kind", "metadata", "spec", "status"]);
     if let Some(kind) = top.get("kind") {
@@ -59,26 +84,11 @@ fn read(item: &Item<'_>, file: &Arc<str>) -> Option<Policy> {
     if let Some(version) = top.get("apiVersion") {
         version.word(&[("security.istio.io/v1", ()), ("security.istio.io/v1beta1", ())]);
     }
-    let metadata = top.require("metadata")?.map(&[
-        "name",
-        "namespace",
-        "annotations",
-        "labels",
-        "uid",
-        "resourceVersion",
-        "generation",
-        "creationTimestamp",
-        "managedFields",
-        "ownerReferences",
-        "finalizers",
-        "generateName",
-        "selfLink",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-    ]);
-    let name = metadata.require("name")?.text()?;
-    let namespace = metadata.get("namespace").map_or(Some("default".into()), |n| n.text())?;
-    let annotations = metadata.get("annotations").map(|a| a.texts()).unwrap_or_default();
+    let metadata = top.require("metadata").map(|metadata| metadata.map(METADATA));
+    let name = metadata.as_ref().and_then(|m| m.require("name")?.text());
+    let of_metadata = |key| metadata.as_ref().and_then(|m| m.get(key));
+    let namespace = of_metadata("namespace").map_or(Some("default".to_owned()), |n| n.text());
+    let annotations = of_metadata("annotations").map(|a| a.texts()).unwrap_or_default();
     let dry_run = annotations.iter().any(|(k, v)| k == "istio.io/dry-run" && v == "true");
     let spec = top.require("spec")?.map(&[
         "selector",
@@ -97,22 +107,24 @@ fn read(item: &Item<'_>, file: &Arc<str>) -> Option<Policy> {
         }
     }
     let actions = [("ALLOW", Action::Allow), ("DENY", Action::Deny)];
-    let action = spec.get("action").map_or(Some(Action::Allow), |a| a.word(&actions))?;
+    let action = spec.get("action").map_or(Some(Action::Allow), |a| a.word(&actions));
+    // All is read, and told if it is wrong, before what is missing ends it.
+    let of = namespace.as_deref().unwrap_or_default();
     let scope = match spec.get("selector") {
         Some(selector) => {
-            let labels = selector.map(&["matchLabels"]).require("matchLabels")?;
-            let labels = labels.texts();
-            let everywhere = namespace == ROOT_NAMESPACE;
-            Scope::Selector { labels: labels.into_iter().collect(), everywhere }
+            let labels = selector.map(&["matchLabels"]).require("matchLabels");
+            let labels = labels.map(|labels| labels.texts().into_iter().collect());
+            labels.map(|labels| Scope::Selector { labels, everywhere: of == ROOT_NAMESPACE })
         }
-        None if namespace == ROOT_NAMESPACE => Scope::Global,
-        None => Scope::Namespace,
+        None if of == ROOT_NAMESPACE => Some(Scope::Global),
+        None => Some(Scope::Namespace),
     };
     let rule = |item: &Item<'_>| {
         let place = Place { file: Arc::clone(file), line: item.at("").line };
-        Rule { place: Some(place), ..rule(item, &namespace) }
+        Rule { place: Some(place), ..rule(item, of) }
     };
     let rules = spec.list("rules").iter().map(rule).collect();
+    let (name, namespace, scope, action) = (name?, namespace?, scope?, action?);
     Some(Policy { name, namespace, scope, action, dry_run, rules })
 }
 

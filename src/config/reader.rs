@@ -10,6 +10,7 @@ use saphyr::{LoadableYamlNode, MarkedYaml, Scalar, YamlData};
 
 use super::{
     Fault, Faults, bounds,
+    not_yaml::{self, glued_key, no_space_behind},
     words::{is_name, nearest, one_of, suggest, unknown},
 };
 use crate::identity::{without, without_keys, without_value};
@@ -94,10 +95,7 @@ pub(super) struct Item<'a> {
 /// The documents of a text, unless it is too deep or too large to be read safely.
 pub(super) fn documents(text: &str) -> Result<Vec<MarkedYaml<'_>>, Fault> {
     bounds::check(text)?;
-    MarkedYaml::load_from_str(text).map_err(|e| {
-        let message = without_keys(&format!("not YAML: {}", e.info())).into_owned();
-        Fault::at(e.marker().line(), e.marker().col() + 1, message)
-    })
+    MarkedYaml::load_from_str(text).map_err(|error| not_yaml::fault(text, &error))
 }
 
 /// The keys of a document that is a mapping.
@@ -127,7 +125,11 @@ impl<'a> Item<'a> {
     pub(super) fn find(&self, key: &str) -> Option<Self> {
         let YamlData::Mapping(mapping) = &self.yaml.data else { return None };
         let (_, yaml) = mapping.iter().find(|(name, _)| name.data.as_str() == Some(key))?;
-        Some(Item { yaml, path: format!("{}.{key}", self.path), notes: self.notes })
+        let path = match self.path.as_str() {
+            "" => key.to_owned(),
+            path => format!("{path}.{key}"),
+        };
+        Some(Item { yaml, path, notes: self.notes })
     }
 
     /// What is said about it.
@@ -207,11 +209,19 @@ impl<'a> Item<'a> {
                         meant.extend(nearest(name, known));
                     }
                     let at = || Item { yaml: key, path: path(), notes: self.notes };
-                    self.notes.fault(|| at().at(unknown(name, known)));
+                    self.notes.fault(|| {
+                        at().at(match glued(name, known) {
+                            Some(key) => no_space_behind(key),
+                            None => unknown(name, known),
+                        })
+                    });
                 }
             }
         } else {
-            self.fault(format!("expected a mapping with keys such as {}", known.join(", ")));
+            self.fault(match self.yaml.data.as_str().and_then(|text| glued(text, known)) {
+                Some(key) => no_space_behind(key),
+                None => format!("expected a mapping with keys such as {}", known.join(", ")),
+            });
         }
         Map { entries, unknown_keys, meant, of: self.clone() }
     }
@@ -354,6 +364,11 @@ impl<'a> Map<'a> {
     pub(super) fn list(&self, key: &str) -> Vec<Item<'a>> {
         self.get(key).map(|item| item.list()).unwrap_or_default()
     }
+}
+
+/// The key of `key:value`, which YAML takes for one word, if it is one of these.
+fn glued<'a>(text: &'a str, known: &[&str]) -> Option<&'a str> {
+    glued_key(text).filter(|key| known.contains(key))
 }
 
 /// A text without what is too long of it.

@@ -9,7 +9,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use zeroize::Zeroizing;
 
 use super::dial;
-use crate::identity::shown;
+use crate::identity::secret_file;
 
 /// Where a bearer token is.
 #[derive(Clone, Eq, PartialEq)]
@@ -23,13 +23,21 @@ pub enum AuthToken {
 impl fmt::Debug for AuthToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(path) => write!(f, "AuthToken({})", shown(path)),
+            Self::File(path) => write!(f, "AuthToken({})", secret_file("`token`", path)),
             Self::Text(_) => f.write_str("AuthToken(redacted)"),
         }
     }
 }
 
 impl AuthToken {
+    /// The file that it is in, if it is in one.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Text(_) => None,
+        }
+    }
+
     /// The value of the header `authorization`, by the token as it is now.
     ///
     /// # Errors
@@ -47,10 +55,12 @@ impl AuthToken {
 /// # Errors
 /// Says what is wrong with the file, and nothing of what is in it.
 pub(crate) fn bearer(file: &Path) -> Result<MetadataValue<Ascii>, String> {
-    let token = dial::read_small(file)
-        .map(Zeroizing::new)
-        .map_err(|e| format!("its token cannot be read: {e}"))?;
-    let named = || format!("token file {}", shown(file));
+    let named = || match secret_file("`token`", file) {
+        key if key.starts_with("the file") => key,
+        path => format!("token file {path}"),
+    };
+    let token = dial::read_unnamed(file).map(Zeroizing::new);
+    let token = token.map_err(|e| format!("{} cannot be read: {e}", named()))?;
     let text = std::str::from_utf8(&token).map_err(|_| format!("{} is not text", named()))?;
     header(text, &named())
 }
@@ -71,6 +81,14 @@ fn header(token: &str, named: &str) -> Result<MetadataValue<Ascii>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_in_place_of_the_path_of_its_file_is_not_told() {
+        let refused = bearer(Path::new("adit-join.c2VjcmV0")).unwrap_err();
+        assert!(refused.starts_with("the file that `token` names cannot be read: "), "{refused}");
+        let refused = bearer(Path::new("/none/token")).unwrap_err();
+        assert!(refused.starts_with("token file /none/token cannot be read: "), "{refused}");
+    }
 
     #[test]
     fn a_token_is_shown_as_a_header_without_its_end_of_line_and_never_printed() {

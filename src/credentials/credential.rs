@@ -60,7 +60,8 @@ impl Credential {
                 Ok((certificates(certificate)?, private_key(key)?))
             }
             Self::Keystore { keystore, password: file } => {
-                let file = file.as_deref().map(password_in).transpose()?;
+                let file =
+                    file.as_deref().map(|file| password_in("`passwordFile`", file)).transpose()?;
                 let password = password.or(file.as_ref().map(|p| p.as_str()));
                 keystore_or_pem(keystore, password.unwrap_or_default())
             }

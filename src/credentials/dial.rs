@@ -77,15 +77,16 @@ impl Server {
 
 /// Reads a small file whole.
 pub(crate) fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+    read_unnamed(path).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", shown(path))))
+}
+
+/// The same; an error does not name the file, whose path may be the secret that belongs in it.
+pub(super) fn read_unnamed(path: &Path) -> io::Result<Vec<u8>> {
     use std::io::Read;
-    let say = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", shown(path)));
     let mut all = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut all))
-        .map_err(say)?;
+    std::fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut all)?;
     if all.len() as u64 > MAX_FILE {
-        let large = io::Error::new(io::ErrorKind::InvalidData, "is larger than 1 MiB");
-        return Err(say(large));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "is larger than 1 MiB"));
     }
     Ok(all)
 }

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    identity::key_files::at,
+    identity::{key_files::at, shown_all},
     lifecycle::{Look, WatchedFile},
 };
 
@@ -86,13 +86,20 @@ pub(super) struct FileWatch {
     /// When they were last seen to stand still.
     calm: Instant,
     looked: bool,
+    /// Those that the last version that was read has changed.
+    changed: Vec<PathBuf>,
 }
 
 impl FileWatch {
     /// These files; what was refused is judged again after `anew`, though nobody touched them.
     pub(super) fn new(watched: WatchedFile, anew: Option<Duration>) -> Self {
         let (again, refused, calm) = (None, String::new(), Instant::now());
-        Self { watched, anew, again, refused, calm, looked: false }
+        Self { watched, anew, again, refused, calm, looked: false, changed: Vec::new() }
+    }
+
+    /// The files that changed before the last read, as a log shows them; all, if none did.
+    pub(super) fn changed(&self) -> String {
+        shown_all(if self.changed.is_empty() { self.watched.paths() } else { &self.changed })
     }
 
     /// Waits until there is another version, and gives what `read` makes of it. What it refuses in
@@ -124,9 +131,13 @@ impl FileWatch {
             if look == Look::Changing && read.is_err() {
                 continue;
             }
+            let changed = self.watched.changed();
             if !self.watched.take(before) {
                 continue;
             }
+            // What was refused before counts as well: it is taken only now.
+            self.changed.retain(|path| !self.refused.is_empty() && !changed.contains(path));
+            self.changed.extend(changed);
             let said = std::mem::take(&mut self.refused);
             self.again = None;
             if let Err(why) = &read {
@@ -172,6 +183,7 @@ mod tests {
         };
         let start = Instant::now();
         assert_eq!(watch.next(read).await, Err("too early".to_owned()));
+        assert_eq!(watch.changed(), file.display().to_string());
         assert!(start.elapsed() < ANEW);
         assert_eq!(watch.next(read).await, Ok(4));
         assert!((3 * ANEW..4 * ANEW).contains(&start.elapsed()), "{:?}", start.elapsed());

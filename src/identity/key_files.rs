@@ -15,7 +15,7 @@ use pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, Pri
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use zeroize::Zeroizing;
 
-use super::{PrivateKey, chain_words, pem, shown};
+use super::{PrivateKey, chain_words, pem, secret_file, shown};
 
 /// The largest file that is read, bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -30,11 +30,16 @@ pub fn at(path: &Path, why: impl std::fmt::Display) -> String {
 /// # Errors
 /// Names the file.
 pub fn bytes(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    read(path).map_err(|why| at(path, why))
+}
+
+/// The same; an error does not name the file.
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let mut bytes = Zeroizing::new(Vec::new());
-    let file = File::open(path).map_err(|e| at(path, e))?;
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|e| at(path, e))?;
+    let file = File::open(path).map_err(|e| e.to_string())?;
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
     if bytes.len() as u64 > MAX_FILE {
-        return Err(at(path, format!("is larger than {MAX_FILE} bytes")));
+        return Err(format!("is larger than {MAX_FILE} bytes"));
     }
     Ok(bytes)
 }
@@ -135,13 +140,14 @@ fn pkcs8(key: &PrivateKeyDer<'_>) -> Option<Vec<u8>> {
     }
 }
 
-/// The first line of a password file.
+/// The first line of a password file, which is named by the `key` of a configuration.
 ///
 /// # Errors
-/// Names the file and what is wrong.
-pub fn password_in(path: &Path) -> Result<Zeroizing<String>, String> {
-    let text = bytes(path)?;
-    let text = std::str::from_utf8(&text).map_err(|_| at(path, "is not text"))?;
+/// Names the file, or the key where its path may be the password itself, and what is wrong.
+pub fn password_in(key: &str, path: &Path) -> Result<Zeroizing<String>, String> {
+    let failed = |why: &str| format!("{} cannot be read: {why}", secret_file(key, path));
+    let text = read(path).map_err(|why| failed(&why))?;
+    let text = std::str::from_utf8(&text).map_err(|_| failed("it is not text"))?;
     Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
 }
 

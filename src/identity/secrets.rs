@@ -78,7 +78,7 @@ fn is_secret(key: &str) -> bool {
         || ["pass", "secret", "token", "hmac", "pwd"].iter().any(has)
 }
 
-fn is_path(value: &str) -> bool {
+pub(super) fn is_path(value: &str) -> bool {
     ["/", "./", "../"].iter().any(|begin| value.starts_with(begin)) && !has_long_run(value)
 }
 

@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, path::Path};
 
-use super::secrets::{without_user, without_users};
+use super::secrets::{is_path, without_user, without_users};
 
 /// The longest path that Linux takes, and the longest name in one, bytes.
 const LONGEST: (usize, usize) = (4096, 255);
@@ -27,6 +27,22 @@ pub fn shown(path: &Path) -> String {
             format!("a path that is the text of a key ({bytes} bytes), not the path of a file")
         }
         false => text.into_owned(),
+    }
+}
+
+/// Paths as they are printed, with commas between them.
+#[must_use]
+pub fn shown_all(paths: &[std::path::PathBuf]) -> String {
+    paths.iter().map(|path| shown(path)).collect::<Vec<_>>().join(", ")
+}
+
+/// A file of a secret as messages name it: its path, unless somebody may have put the secret where
+/// its path belongs; then the `key` that names it.
+#[must_use]
+pub fn secret_file(key: &str, path: &Path) -> String {
+    match is_path(&path.to_string_lossy()) {
+        true => shown(path),
+        false => format!("the file that {key} names"),
     }
 }
 
@@ -136,6 +152,17 @@ mod tests {
         assert_eq!(without_lines_of_keys(usage), usage);
         for path in ["/etc/adit/key.pem", "Mail/keys/server.pem", "MIGHTY", "a b.pem", ""] {
             assert_eq!(shown(Path::new(path)), path);
+        }
+    }
+
+    #[test]
+    fn a_password_in_place_of_the_path_of_its_file_is_not_told() {
+        for secret in ["hunter2", "1234", "adit-join.c2VjcmV0", "/aGVsbG8gd29ybGQ1234"] {
+            let told = secret_file("`pinFile`", Path::new(secret));
+            assert_eq!(told, "the file that `pinFile` names", "{secret}");
+        }
+        for path in ["/etc/pw", "./pw", "../pw"] {
+            assert_eq!(secret_file("`pinFile`", Path::new(path)), path);
         }
     }
 

@@ -129,6 +129,15 @@ impl WatchedFile {
         versions(&self.paths)
     }
 
+    /// The files of which another version than the one taken is there; all, if nothing was read.
+    #[must_use]
+    pub fn changed(&self) -> Vec<PathBuf> {
+        let now = self.versions().0;
+        let taken = self.taken.as_ref().map_or(&[][..], |taken| &taken.0);
+        let has_changed = |(n, _): &(usize, &PathBuf)| taken.get(*n) != now.get(*n);
+        self.paths.iter().enumerate().filter(has_changed).map(|(_, path)| path.clone()).collect()
+    }
+
     /// Whether another version than the one taken is there, settled or not.
     #[must_use]
     pub fn has_changed(&self) -> bool {

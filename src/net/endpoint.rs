@@ -23,7 +23,7 @@ use std::{
 use socket2::{Domain, Socket};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-use super::{Address, bound_path::BoundPath};
+use super::{Address, bound_path::BoundPath, cannot_listen};
 use crate::{
     lifecycle::dial,
     sys::sockets::{self, canonical},
@@ -49,19 +49,12 @@ impl Listening {
     /// # Errors
     /// Names the address and what to do.
     pub fn open(address: &Address) -> Result<Self, String> {
-        let failed = |e: io::Error| {
-            let hint = match e.kind() {
-                io::ErrorKind::AddrInUse => " (another process is listening there)",
-                io::ErrorKind::PermissionDenied if matches!(address, Address::Unix(_)) => {
-                    " (the sandbox may not include this directory, if a reload added it: restart \
-                     adit)"
-                }
-                io::ErrorKind::PermissionDenied => {
-                    " (a port below 1024 needs CAP_NET_BIND_SERVICE, or socket activation)"
-                }
-                _ => "",
-            };
-            format!("cannot listen on {address}: {e}{hint}")
+        let failed = |e: io::Error| match (e.kind(), address) {
+            (io::ErrorKind::PermissionDenied, Address::Unix(_)) => format!(
+                "cannot listen on {address}: {e} (the sandbox may not include this directory, if a \
+                 reload added it: restart adit)"
+            ),
+            _ => cannot_listen(address, "", &e),
         };
         match address {
             Address::Tcp { host, port } => {

@@ -6,6 +6,7 @@
 
 mod address;
 mod bound_path;
+mod cannot_listen;
 mod close_reason;
 pub(crate) mod endpoint;
 mod flow;
@@ -13,6 +14,7 @@ mod pod;
 mod sockets;
 
 pub use address::{Address, InvalidAddress};
+pub use cannot_listen::cannot_listen;
 pub use close_reason::{CloseReason, Outcome, connect_failed, is_unreached};
 pub use endpoint::{Accepting, Listening, UNIX_PEER, connect};
 pub use flow::{Direction, Flow, OriginalDst, PeerAddr};

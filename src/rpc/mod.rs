@@ -38,6 +38,9 @@ pub mod istio_ca {
 /// The metadata of a refusal because of a ban: the SPIFFE ID that is banned.
 pub const BANNED: &str = "adit-banned";
 
+/// The metadata of a refusal of a join token that gives no SVID any more, or never did.
+pub const JOIN_TOKEN_REFUSED: &str = "adit-join-token-refused";
+
 /// Who is banned, beside the Istio CA API: adit's own.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
 pub mod bans {

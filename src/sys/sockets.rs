@@ -35,12 +35,14 @@ pub fn listen(netns: &Netns, addr: SocketAddr) -> io::Result<std::net::TcpListen
         opened => opened,
     })?;
     opened.map_err(|e| {
-        let hint = match e.kind() {
-            io::ErrorKind::PermissionDenied => " (needs CAP_NET_ADMIN)",
-            io::ErrorKind::AddrInUse => " (is another proxy attached to this pod?)",
-            _ => "",
+        let why = match e.kind() {
+            io::ErrorKind::PermissionDenied => "permission denied; it needs CAP_NET_ADMIN".into(),
+            io::ErrorKind::AddrInUse => {
+                "another process is listening there; is another proxy attached to this pod?".into()
+            }
+            _ => e.to_string(),
         };
-        io::Error::new(e.kind(), format!("cannot listen on {addr}: {e}{hint}"))
+        io::Error::new(e.kind(), format!("cannot listen on {addr}: {why}"))
     })
 }
 

@@ -15,7 +15,7 @@ use tonic::{Code, Status, Streaming};
 use crate::{
     issuer::{Issuer, claims},
     raw::{call, csr, watch},
-    server::{CaServer, fetch, id},
+    server::{CaServer, fetch, id, told_to_join_again},
     wait::{LIMIT, wait_until_async},
 };
 
@@ -294,13 +294,13 @@ async fn a_host_that_is_banned_no_more_comes_back_with_a_new_join_token() {
     // Its SVID stays revoked, and its token has been used.
     for _ in 0..2 {
         let refused = fetch(&client, &host).await.unwrap_err().to_string();
-        let says = "the CA refuses this host's SVID (revoked or expired); make a new join token with \
-             `adit ca token create`";
+        let says = "the CA refuses this host's SVID (revoked or expired): ";
         assert!(refused.contains(says), "{refused}");
+        assert!(refused.contains(&told_to_join_again(&host, &file)), "{refused}");
     }
     std::fs::remove_file(&file).unwrap();
     let refused = fetch(&client, &host).await.unwrap_err().to_string();
-    assert!(refused.contains("make a new join token with"), "{refused}");
+    assert!(refused.contains(&told_to_join_again(&host, &file)), "{refused}");
     std::fs::write(&file, server.join_token(&host, "10m")).unwrap();
     fetch(&client, &host).await.unwrap();
     fetch(&client, &host).await.unwrap();

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use adit::{
-    credentials::{Source, SourceError},
+    credentials::{Istiod, Source, SourceError},
     rpc::istio_ca::IstioCertificateRequest,
 };
 use tonic::Code;
@@ -11,7 +11,7 @@ use tonic::Code;
 use crate::{
     issuer::{Issuer, claims, jwks},
     raw::{call, csr, for_identity},
-    server::{CaServer, fetch, id},
+    server::{CaServer, fetch, id, told_to_join_again},
     wait::{LIMIT, wait_until_async},
 };
 
@@ -71,8 +71,13 @@ async fn a_join_token_gives_one_svid_also_after_a_crash() {
     assert!(matches!(other, SourceError::Refused { .. }), "{other}");
     assert_eq!(server.decision(0)["reason"], "other_identity");
     assert!(fetch(&client, &host).await.is_ok(), "a refusal does not use it up");
-    let client = server.client(&token);
-    assert!(fetch(&client, &host).await.is_err());
+    // As after a restart, which shows the token again.
+    let file = server.file("token");
+    std::fs::write(&file, &token).unwrap();
+    let client = Istiod::new(server.config(file.clone()));
+    let refused = fetch(&client, &host).await.unwrap_err().to_string();
+    let says = format!("the join token was used before; {}", told_to_join_again(&host, &file));
+    assert!(refused.ends_with(&says), "{refused}");
     assert_eq!(server.decision(2)["reason"], "join_token_replayed");
     server.crash_and_restart();
     assert!(fetch(&client, &host).await.is_err());

@@ -1,6 +1,12 @@
 //! A running `adit ca serve`, and clients for it. It ends with its owner.
 
-use std::{ffi::OsString, fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use adit::{
     credentials::{
@@ -201,6 +207,16 @@ impl CaServer {
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         String::from_utf8(made.stdout).expect("text").trim().to_owned()
     }
+}
+
+/// How a host of this identity is told to get another join token into `file`.
+pub(crate) fn told_to_join_again(id: &SpiffeId, file: &Path) -> String {
+    format!(
+        "a join token serves once, so a restart needs a new one: run `adit ca token create --dir DIR \
+         --id {id}` on the machine of the CA (DIR is `attestors.joinTokens.dir` of its file), and \
+         write what it prints into {}",
+        file.display()
+    )
 }
 
 pub(crate) async fn fetch(client: &Istiod, wanted: &SpiffeId) -> Result<X509Svid, SourceError> {

@@ -82,7 +82,9 @@ fn socket() {
         .unwrap();
     assert_eq!(done.status.code(), Some(1));
     let said = String::from_utf8_lossy(&done.stderr).into_owned();
-    assert!(said.contains("another process is listening there"), "{said}");
+    let says =
+        "another process is listening there; stop it, or choose another address with `admin`";
+    assert!(said.contains(says), "{said}");
     assert!(ask(&path, "GET /certs").starts_with("HTTP/1.1 200 OK"));
 
     lab.signal(Signal::SIGKILL);

@@ -42,7 +42,7 @@ fn sighup_and_sigusr1_read_the_files_anew() {
         pki.put("server", &new);
         let seen = adit.lines();
         adit.signal(signal);
-        adit.logs_since(seen, "reloaded");
+        adit.logs_since(seen, &format!("reloaded … {}", pki.at("ca.pem")));
         assert!(shows(&pki, &adit, &new), "{signal}");
     }
     assert_eq!(adit.stop(), 0);
@@ -54,7 +54,7 @@ fn changed_files_are_noticed_by_themselves() {
     let adit = Adit::start(pki.server(echo.addr) + "--allow-all");
     let new = pki.ca.leaf("server", as_server);
     pki.put("server", &new);
-    adit.logs("changed files reloaded");
+    adit.logs(&format!("changed files reloaded … {}", pki.at("server.crt")));
     assert!(shows(&pki, &adit, &new));
 }
 

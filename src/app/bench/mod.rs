@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use load::{Counts, Job, Shared};
 use report::{Outcome, Part};
@@ -29,7 +29,10 @@ use serde_json::{Value, json};
 use tokio::runtime::Builder;
 use wire::Kind;
 
-use crate::{lifecycle::Tasks, net::Address};
+use crate::{
+    lifecycle::Tasks,
+    net::{Address, cannot_listen},
+};
 pub(crate) use wire::MOST_SIZE;
 
 /// How long an address of several has to answer.
@@ -116,7 +119,7 @@ pub fn serve(addrs: &[SocketAddr], workers: usize) -> anyhow::Result<()> {
     // Our threads share an address, and a second process could share it too, unnoticed.
     let free = |addr: &SocketAddr| std::net::TcpListener::bind(addr).map(drop);
     for addr in addrs.iter().filter(|_| workers > 1) {
-        free(addr).with_context(|| format!("cannot listen on {addr}"))?;
+        free(addr).map_err(|e| anyhow!(cannot_listen(addr, "--listen", &e)))?;
     }
     let shared = workers > 1;
     let others = (1..workers).map(|_| {
@@ -140,7 +143,7 @@ fn listen(addrs: &[SocketAddr], shared: bool) -> anyhow::Result<()> {
             }?;
             socket.set_reuseaddr(true)?;
             socket.set_reuseport(shared)?;
-            socket.bind(*addr).with_context(|| format!("cannot listen on {addr}"))?;
+            socket.bind(*addr).map_err(|e| anyhow!(cannot_listen(addr, "--listen", &e)))?;
             let listener = socket.listen(1024).with_context(|| format!("listen on {addr}"))?;
             let _ = writeln!(stderr(), "listening on {}", listener.local_addr()?);
             tasks.spawn(far::accept_loop(listener, tasks.clone(), streams.handle().clone()));

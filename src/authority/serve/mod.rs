@@ -41,6 +41,7 @@ pub use token::{ExpectedClaims, TokenError};
 use super::EmbeddedCa;
 use crate::{
     lifecycle::{Tasks, next_change, watch_clock},
+    net::cannot_listen,
     rpc::{
         bans::bans_server::BansServer,
         istio_ca::istio_certificate_service_server::IstioCertificateServiceServer,
@@ -162,9 +163,9 @@ pub async fn serve(
     let own = Arc::new(tls::ServerCertificate::make(ca, &config.names).map_err(io::Error::other)?);
     let acceptor = tls::acceptor(Arc::clone(&own), ca, metrics, config.attestors.svid)
         .map_err(io::Error::other)?;
-    let listener = TcpListener::bind(config.listen).await.map_err(|e| {
-        io::Error::new(e.kind(), format!("cannot listen on {}: {e}", config.listen))
-    })?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|e| io::Error::new(e.kind(), cannot_listen(config.listen, "`listen`", &e)))?;
     let addr = listener.local_addr()?;
     let (to, conns) = mpsc::channel(64);
     tasks.spawn(tls::accept(listener, acceptor, to, tasks.clone()));

@@ -1,9 +1,13 @@
 //! Why the CA server issues nothing: for the caller, the log and the metric.
 
-use tonic::{Code, Status};
+use tonic::{Code, Status, metadata::MetadataValue};
 
 use super::{authorize::NotYours, csr::CsrError, join::JoinError, token::TokenError};
-use crate::{authority::CaError, identity::SvidError, rpc::BANNED};
+use crate::{
+    authority::CaError,
+    identity::SvidError,
+    rpc::{BANNED, JOIN_TOKEN_REFUSED},
+};
 
 /// Why a call gets no certificate.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -120,6 +124,10 @@ impl CaRefusal {
             && let Ok(id) = id.as_str().parse()
         {
             status.metadata_mut().insert(BANNED, id);
+        }
+        // Hosts say what helps, which is another token.
+        if let (Self::Join(_), Code::Unauthenticated) = (self, code) {
+            status.metadata_mut().insert(JOIN_TOKEN_REFUSED, MetadataValue::from_static("1"));
         }
         status
     }

@@ -29,10 +29,7 @@ pub(super) fn rendered(
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
     };
-    let (what, advice) = match fault.message.split_once("; ") {
-        Some((what, advice)) => (what, Some(advice)),
-        None => (&*fault.message, None),
-    };
+    let (what, advice) = fault.parts();
     let title = match &*fault.key {
         "" => what.to_owned(),
         key => format!("{key}: {what}"),
@@ -83,6 +80,10 @@ error: services[0].listen: \"x:y\" is not a valid address
   |
   = help: for example :8443"
         );
+        let wrong = fault(2, 11, Some(16), "\"x; y\" is not a valid address; for example :8443");
+        let shown = rendered(Severity::Error, "s.yaml", "s:\n- listen: x; y\n", &wrong, false);
+        assert!(shown.starts_with("error: services[0].listen: \"x; y\" is not a valid"), "{shown}");
+        assert!(shown.ends_with("= help: for example :8443"), "{shown}");
         assert!(rendered(Severity::Error, "s.yaml", text, &wrong, true).contains('\u{1b}'));
     }
 

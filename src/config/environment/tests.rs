@@ -146,7 +146,7 @@ fn a_wrong_value_is_named_with_what_would_be_right() {
         ("INSTANCE_IP", "node1", "an IP address"),
         ("ISTIO_METAJSON_X", "{", "ISTIO_METAJSON_X: \"{\": expected JSON"),
         ("ISTIO_META_DNS_PROXY_ADDR", "here", "an address, such as"),
-        ("PROXY_CONFIG", "{ statsPort: no }", "PROXY_CONFIG:1:14: .statsPort"),
+        ("PROXY_CONFIG", "{ statsPort: no }", "PROXY_CONFIG:1:14: statsPort"),
         ("XDS_ON_DEMAND", "true", "or set ISTIO_META_DNS_CAPTURE=false"),
     ] {
         let faults = faults(&[(name, value)]);

@@ -130,6 +130,7 @@ fn what_is_not_yaml_or_not_a_mesh_says_so() {
         ("", "expected one YAML document"),
         ("a: [", "not YAML"),
         ("[]", "expected a mapping"),
+        ("apiVersion: v1\nkind: PeerAuthentication\n", "2:7: kind: this is a Kubernetes resource"),
         ("trustDomain: td\ntrustDomain: td", "uplicate"),
     ] {
         let faults = parse("f", text).unwrap_err().to_string();
@@ -261,5 +262,37 @@ proptest::proptest! {
         let mut mutated = EXAMPLE.to_owned();
         mutated.insert_str(at.min(EXAMPLE.len()), &byte);
         let _ = parse("f", &mutated);
+    }
+}
+
+#[test]
+fn what_is_missing_hides_no_other_error_of_the_same_thing() {
+    let text = "\
+trustDomain: td
+ca: { embedded: { dir: /ca } }
+workloads:
+- { namespace: shop, protocol: hbon, netns: '', labels: [] }
+policies:
+- metadata: { namespace: shop }
+  spec:
+    action: ALOW
+    selector: {}
+    rules: [{ from: [] }]
+- spec: { action: ALOW }
+";
+    let faults = parse("m", text).unwrap_err().to_string();
+    for expected in [
+        "workloads[0]: name is missing",
+        "workloads[0].protocol: \"hbon\"",
+        "workloads[0].netns: expected a string",
+        "workloads[0].labels: expected a mapping",
+        "policies[0].metadata: name is missing",
+        "policies[0].spec.action: \"ALOW\"",
+        "policies[0].spec.selector: matchLabels is missing",
+        "policies[0].spec.rules[0].from: is empty",
+        "policies[1]: metadata is missing",
+        "policies[1].spec.action: \"ALOW\"",
+    ] {
+        assert!(faults.contains(expected), "{expected}\nis not in\n{faults}");
     }
 }

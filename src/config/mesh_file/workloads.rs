@@ -65,6 +65,12 @@ pub(super) fn read_workloads(
     let items = top.list("workloads");
     for item in &items {
         let map = item.map(KEYS);
+        // These are read, and told if they are wrong, before what is missing ends it.
+        let protocols = [("hbone", Protocol::Hbone), ("tcp", Protocol::Tcp)];
+        let protocol = map.get("protocol").and_then(|p| p.word(&protocols)).unwrap_or_default();
+        let labels = map.get("labels").map(|l| l.texts()).unwrap_or_default();
+        let node = map.get("node").and_then(|n| n.text()).map(Into::into);
+        let local = local_pod(&map, of_all);
         let Some(name) = map.require("name").and_then(|n| n.text()) else { continue };
         let or_default = |key| map.get(key).map_or(Some("default".into()), |i| i.text());
         let (Some(namespace), Some(account)) =
@@ -94,18 +100,6 @@ pub(super) fn read_workloads(
                 .unwrap_or(item.clone())
                 .lacks("addresses is missing: at least one IP address of the pod");
         }
-        let protocols = [("hbone", Protocol::Hbone), ("tcp", Protocol::Tcp)];
-        let labels = map.get("labels").map(|l| l.texts()).unwrap_or_default();
-        let local = LocalPod {
-            pod_uid: map.get("uid").and_then(|uid| pod_uid(&uid)),
-            netns: map.get("netns").and_then(|n| n.parse::<NetnsRef>("shop-web")),
-            app_hop: map.get("appHop").and_then(|hop| app_hop(&hop)).unwrap_or(of_all.app_hop),
-            non_tcp: map
-                .get("nonTcp")
-                .and_then(|n| n.word(&NonTcp::WORDS))
-                .unwrap_or(of_all.non_tcp),
-        };
-        let protocol = map.get("protocol").and_then(|p| p.word(&protocols)).unwrap_or_default();
         let labels = labels.into_iter().collect::<Labels>();
         let label = |key| labels.get(key).cloned().unwrap_or_default();
         let (canonical_name, canonical_revision) = (label("app"), label("version"));
@@ -115,7 +109,7 @@ pub(super) fn read_workloads(
             uid: uid.into(),
             name: name.into(),
             addresses: addresses.into(),
-            node: map.get("node").and_then(|n| n.text()).map(Into::into),
+            node,
             healthy: true,
             template: Arc::new(template),
             local: (local != LocalPod::default()).then(|| Arc::new(local)),
@@ -123,6 +117,17 @@ pub(super) fn read_workloads(
     }
     let whole = all.len() == items.len();
     (all, whole)
+}
+
+/// What only the node of a workload knows of it.
+fn local_pod(map: &Map<'_>, of_all: OfAll) -> LocalPod {
+    let non_tcp = map.get("nonTcp").and_then(|n| n.word(&NonTcp::WORDS));
+    LocalPod {
+        pod_uid: map.get("uid").and_then(|uid| pod_uid(&uid)),
+        netns: map.get("netns").and_then(|n| n.parse::<NetnsRef>("shop-web")),
+        app_hop: map.get("appHop").and_then(|hop| app_hop(&hop)).unwrap_or(of_all.app_hop),
+        non_tcp: non_tcp.unwrap_or(of_all.non_tcp),
+    }
 }
 
 /// A UID as Kubernetes assigns it, in lower case.

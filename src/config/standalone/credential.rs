@@ -72,18 +72,14 @@ pub(super) fn credentials(
         wrong.fault("is only for servers: the CA connects to the name that it certifies");
         return None;
     }
-    let shown = shown(&item, &credential)?;
+    let shown = shown(&item, &credential);
     let crls = credential.list("crls");
     let crls = crls.iter().filter_map(|c| opening::path(c, Holds::Crls)).collect();
-    let stale = match credential.get("crl") {
-        Some(crl) => match crl.map(&["stale"]).get("stale") {
-            Some(stale) => stale.word(&STALE)?,
-            None => StaleCrls::Refuse,
-        },
-        None => StaleCrls::Refuse,
-    };
+    let stale = credential.get("crl").and_then(|crl| crl.map(&["stale"]).get("stale"));
+    let stale = stale.map_or(Some(StaleCrls::Refuse), |stale| stale.word(&STALE));
     let roots = path(&credential, "roots", Holds::Certificates);
-    Some(CredentialsConfig::Files { credential: shown, password: None, roots, crls, stale, pins })
+    let (credential, stale) = (shown?, stale?);
+    Some(CredentialsConfig::Files { credential, password: None, roots, crls, stale, pins })
 }
 
 fn path(map: &Map<'_>, key: &str, holds: Holds) -> Option<PathBuf> {
@@ -125,7 +121,7 @@ fn shown(item: &Item<'_>, credential: &Map<'_>) -> Option<Option<CredentialSourc
     let private_key = path(credential, "privateKey", Holds::PrivateKey);
     Some(match (keystore, certificate, private_key, token) {
         (Some(keystore), ..) => {
-            let password = path(credential, "passwordFile", Holds::Something);
+            let password = path(credential, "passwordFile", Holds::Secret("`passwordFile`"));
             Some(CredentialSource::Files(Credential::Keystore { keystore, password }))
         }
         (None, Some(certificate), Some(private_key), None) => {
@@ -147,7 +143,8 @@ fn token_of(item: &Item<'_>) -> Option<Token> {
     let map = item.map(&["module", "tokenLabel", "pinFile"]);
     let text = |key: &str| map.get(key).and_then(|i| i.text());
     let module = opening::path(&map.require("module")?, Holds::Something)?;
-    let pin_file = map.get("pinFile").and_then(|i| opening::path(&i, Holds::Something));
+    let pin_file = map.get("pinFile");
+    let pin_file = pin_file.and_then(|i| opening::path(&i, Holds::Secret("`pinFile`")));
     Some(Token { module, label: text("tokenLabel"), pin: None, pin_file })
 }
 

@@ -67,8 +67,12 @@ pub(super) fn service(item: &Item<'_>) -> Option<ServiceConfig> {
     let asked = [("required", true), ("disabled", false)];
     let authenticate = map.get("authentication").and_then(|a| a.word(&asked)).unwrap_or(true);
     let yes = whom(&map, role);
-    let role = role?;
-    is_of_this_mode(&map, role);
+    // Without a mode the rest is read as what it looks like, so that all that is wrong is told.
+    let known = role;
+    let role = role.unwrap_or_else(|| looks_like(&map));
+    if known.is_some() {
+        is_of_this_mode(&map, role);
+    }
     let timeouts = map.get("timeouts").map(|t| t.map(&["connect", "close", "idle", "lifetime"]));
     let timeout = |key: &str| timeouts.as_ref().and_then(|t| duration(&t.get(key)?));
     let limits = Limits {
@@ -88,33 +92,41 @@ pub(super) fn service(item: &Item<'_>) -> Option<ServiceConfig> {
     let truth = |key: &str| map.get(key).and_then(|item| item.word(&TRUTH)).unwrap_or(false);
     let balances = [("first", Balance::First), ("roundRobin", Balance::RoundRobin)];
     let tls = tls_options(&map, authenticate);
+    let kernel = [("auto", true), ("off", false)];
+    let balance = map.get("balance").and_then(|b| b.word(&balances)).unwrap_or_default();
+    let health = health(&map, targets.len(), hbone.is_some());
+    let (unsafe_target, unsafe_listen) = (truth("unsafeTarget"), truth("unsafeListen"));
+    let via = map.get("proxy").and_then(|p| p.parse("http://10.0.0.1:3128"));
+    let server_name = map.get("serverName").and_then(|s| s.text());
+    let lifetime = timeout("lifetime").filter(|l| !l.is_zero());
+    let max_connections = map.get("maxConnections").and_then(|m| number(&m, 1 << 20));
+    let (peer_expiry, quiet) = (peer_expiry(&map), quiet(&map));
+    let kernel_tls = map.get("kernelTls").and_then(|k| k.word(&kernel)).unwrap_or(true);
+    // All has been read, and told if it is wrong, before what is missing ends it.
     let config = ServiceConfig {
         name: name?,
-        role,
+        role: known?,
         listen: listen?,
-        balance: map.get("balance").and_then(|b| b.word(&balances)).unwrap_or_default(),
-        health: health(&map, targets.len(), hbone.is_some()),
+        balance,
+        health,
         targets,
-        unsafe_target: truth("unsafeTarget"),
-        unsafe_listen: truth("unsafeListen"),
+        unsafe_target,
+        unsafe_listen,
         credentials: credentials?,
         access,
         tls,
-        proxy: map.get("proxy").and_then(|p| p.parse("http://10.0.0.1:3128")),
-        server_name: map.get("serverName").and_then(|s| s.text()),
+        proxy: via,
+        server_name,
         connect,
         limits,
-        lifetime: timeout("lifetime").filter(|l| !l.is_zero()),
-        max_connections: map.get("maxConnections").and_then(|m| number(&m, 1 << 20)),
+        lifetime,
+        max_connections,
         proxy_in,
         proxy_out,
         hbone,
-        peer_expiry: peer_expiry(&map),
-        quiet: quiet(&map),
-        kernel_tls: map
-            .get("kernelTls")
-            .and_then(|k| k.word(&[("auto", true), ("off", false)]))
-            .unwrap_or(true),
+        peer_expiry,
+        quiet,
+        kernel_tls,
         target_status: None,
     };
     let violations = config.violations(policies.as_deref());
@@ -122,11 +134,22 @@ pub(super) fn service(item: &Item<'_>) -> Option<ServiceConfig> {
     violations.is_empty().then_some(config)
 }
 
+/// The mode that a service without one is probably to have: some keys are of clients alone.
+fn looks_like(map: &Map<'_>) -> Role {
+    match ["verify", "serverName", "proxy", "unsafeListen"].iter().any(|key| map.get(key).is_some())
+    {
+        true => Role::Client,
+        false => Role::Server,
+    }
+}
+
 /// The key that says whom this mode admits; the other mode's is a fault.
 fn whom(map: &Map<'_>, role: Option<Role>) -> &'static str {
     let (yes, no) = match role {
         Some(Role::Client) => ("verify", "allow"),
-        _ => ("allow", "verify"),
+        Some(Role::Server) => ("allow", "verify"),
+        None if map.get("verify").is_some() => ("verify", "allow"),
+        None => ("allow", "verify"),
     };
     if let Some(wrong) = map.get(no).filter(|_| role.is_some()) {
         wrong.fault(format!("is for the other mode; in this mode the key is {yes}"));

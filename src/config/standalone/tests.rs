@@ -179,6 +179,39 @@ fn all_faults_at_once_with_their_lines() {
     assert!(faults.ends_with("2 errors in f"), "what follows from them is not said: {faults}");
 }
 
+#[test]
+fn what_is_missing_hides_no_other_error_of_a_service() {
+    let text = services(
+        "
+- mode: sever
+  listen: nowhere
+  target: 'a:1'
+  maxConnections: none
+  quiet: [loud]
+  timeouts: { idle: soon, lifetime: never }
+  health: { interval: 1ms }
+  credential: { certificate: /c, crls: {}, crl: { stale: later } }
+  allow: { commonNames: [''] }
+",
+    );
+    let faults = check(&text).unwrap_err();
+    for expected in [
+        "name is missing",
+        "services[0].mode: \"sever\": must be server or client; did you mean server?",
+        "services[0].listen:",
+        "services[0].maxConnections:",
+        "services[0].quiet[0]:",
+        "services[0].timeouts.idle:",
+        "services[0].timeouts.lifetime:",
+        "services[0].health.interval:",
+        "services[0].credential.crls:",
+        "services[0].credential.crl.stale:",
+        "services[0].allow.commonNames[0]:",
+    ] {
+        assert!(faults.contains(expected), "{expected}\nis not in\n{faults}");
+    }
+}
+
 const POLICY: &str = "
 metadata: { name: p }
 spec: { action: ALLOW, rules: [{ from: [{ source: { principals: ['td/ns/a/sa/b'] } }] }] }
@@ -256,7 +289,12 @@ status:
     );
     assert_eq!(read(&list).unwrap().len(), 2);
     for (was, is, says) in [
-        ("kind: AuthorizationPolicy", "kind: PeerAuthentication", "must be AuthorizationPolicy"),
+        (
+            "kind: AuthorizationPolicy",
+            "kind: PeerAuthentication",
+            "write `mtls: strict` or `mtls: permissive`",
+        ),
+        ("kind: AuthorizationPolicy", "kind: RequestAuthentication", "must be AuthorizationPolicy"),
         ("action: ALLOW", "action: AUDIT", "must be ALLOW or DENY"),
         ("items:", "item:", "did you mean items?"),
     ] {

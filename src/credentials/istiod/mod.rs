@@ -34,9 +34,9 @@ use self::{
     channel::connect,
     refused::Refused,
     request::{csr, message},
-    status::{is_broken, said_to},
+    status::{is_broken, new_join_token, said_to, wants_join_token},
 };
-use super::{Source, SourceError, Urgency, Wanted, grpc_status::said};
+use super::{AuthToken, Source, SourceError, Urgency, Wanted, grpc_status::said};
 use crate::{
     identity::{BundleSet, PrivateKey, SpiffeId, TrustBundle, X509Svid},
     rpc::istio_ca::{
@@ -50,9 +50,8 @@ const CALL: Duration = Duration::from_secs(10);
 /// The longest answer.
 const LONGEST: usize = 1 << 20;
 
-/// What a host that joined hears once its SVID does not serve any more, nor its token.
-const NEW_TOKEN: &str = "the CA refuses this host's SVID (revoked or expired); make a new join token with `adit ca \
-     token create`";
+/// What a host that joined hears first once its SVID does not serve any more, nor its token.
+const SVID_REFUSED: &str = "the CA refuses this host's SVID (revoked or expired)";
 
 /// The source.
 pub struct Istiod {
@@ -145,6 +144,16 @@ impl Istiod {
         some
     }
 
+    /// Why `wanted` gets no SVID before it has another join token, and how to make one.
+    fn wants_new_token(&self, wanted: &Wanted, is_svid_refused: bool, why: &str) -> String {
+        let token = self.config.server.token.as_ref();
+        let cure = new_join_token(&wanted.id, token.and_then(AuthToken::file));
+        match is_svid_refused {
+            true => format!("{SVID_REFUSED}: {why}; {cure}"),
+            false => format!("{why}; {cure}"),
+        }
+    }
+
     fn shows_join_token(&self) -> bool {
         let bearer = self.config.server.bearer();
         bearer.is_ok_and(|b| b.is_some_and(|b| credentials::is_join_token(&b)))
@@ -209,8 +218,11 @@ impl Istiod {
             | Code::Unimplemented => SourceError::Refused {
                 source_name: self.name(),
                 id: wanted.id.clone(),
-                why: match waits {
-                    true => format!("{NEW_TOKEN}: {}", said(&status)),
+                why: match waits || wants_join_token(&status) {
+                    true => {
+                        let why = said(&status);
+                        self.wants_new_token(wanted, waits, &why)
+                    }
                     false => said_to(&status, joins),
                 },
             },
@@ -231,7 +243,7 @@ impl Istiod {
         if own.is_none() {
             let bearer = self.config.server.bearer();
             let bearer = bearer.map_err(|e| match self.joined.is_refused(wanted) {
-                true => self.unavailable(format!("{NEW_TOKEN}: {e}")),
+                true => self.unavailable(self.wants_new_token(wanted, true, &e)),
                 false => self.unavailable(e),
             });
             bearer?.map(|bearer| headers.insert("authorization", bearer));

@@ -89,7 +89,8 @@ impl CredentialProvider for FileProvider {
                 match watch.next(|| self.read()).await {
                     Ok(new) => {
                         tell(Update::Given(Arc::new(new)));
-                        tracing::info!(target: "svid", "changed files reloaded");
+                        let files = watch.changed();
+                        tracing::info!(target: "svid", files, "changed files reloaded");
                     }
                     Err(error) => {
                         tracing::warn!(
@@ -172,7 +173,8 @@ fn on_token(
     chain: Vec<CertificateDer<'static>>,
     token: &Token,
 ) -> Result<Arc<CertifiedKey>, String> {
-    let pin = token.pin_file.as_deref().map(password_in).transpose()?;
+    let pin = token.pin_file.as_deref();
+    let pin = pin.map(|file| password_in("`pinFile` or --pkcs11-pin-file", file)).transpose()?;
     let pin = token.pin.as_ref().map(|pin| pin.0.clone()).or(pin);
     let (module, label) = (token.module.clone(), token.label.clone());
     let leaf = chain.first().ok_or("contains no PEM certificate")?;

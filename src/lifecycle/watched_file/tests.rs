@@ -157,3 +157,19 @@ fn a_folder_that_is_exchanged_by_a_link_is_one_change_of_all_its_files() {
     fs::remove_dir_all(at("..1")).unwrap();
     settles(&mut watched);
 }
+
+#[test]
+fn the_files_that_have_changed_are_known_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (crt, key) = (dir.path().join("crt"), dir.path().join("key"));
+    write(&crt, "same", 1);
+    write(&key, "same", 1);
+    let both = vec![crt.clone(), key.clone()];
+    assert_eq!(WatchedFile::unread(both.clone()).changed(), both);
+    let mut watched = WatchedFile::of_all(both);
+    assert!(watched.changed().is_empty());
+    write(&key, "other", 2);
+    assert_eq!(watched.changed(), [key]);
+    assert_eq!(watched.read(|| ()), Some(()));
+    assert!(watched.changed().is_empty());
+}

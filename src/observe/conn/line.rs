@@ -1,8 +1,8 @@
 //! The lines of the access log.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
-use super::{ConnMetadata, LiveConn, TlsPath, TunnelId};
+use super::{ConnMetadata, LiveConn, Names, PeerInfo, TlsPath, TunnelId};
 use crate::net::CloseReason;
 
 /// One of them.
@@ -55,13 +55,19 @@ pub(super) fn bounded(text: &str) -> String {
     text.chars().take(512).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
+/// What the mesh calls one end. A service outside of a mesh has no namespace, and its name stands
+/// in `dst.service`.
+fn mesh_names(of: &PeerInfo) -> Option<&Arc<Names>> {
+    of.names.as_ref().filter(|names| !names.namespace.is_empty())
+}
+
 impl Line {
     /// Writes it; the names of the fields and their order are Istio's, what is ours comes after.
     pub(super) fn write(&self, live: &LiveConn, f: &ConnMetadata) {
         let addr = |a: &Option<SocketAddr>| a.map(tracing::field::display);
         let src_addr = tracing::field::display(live.peer.0);
         let direction = live.direction.as_str();
-        let (src, dst) = (f.src.names.as_ref(), f.dst.names.as_ref());
+        let [src, dst] = [&f.src, &f.dst].map(mesh_names);
         let src_id = f.src.id.as_ref().map(tracing::field::display);
         let dst_id = f.dst.id.as_ref().map(tracing::field::display);
         let ended = match self {

@@ -483,6 +483,32 @@ fn no_secret_of_a_file_is_printed() {
     }
 }
 
+/// A password in place of the path of its file: the key is named instead.
+#[test]
+fn a_password_where_its_file_belongs_is_not_printed() {
+    let world = World::new();
+    for (key, credential) in [
+        ("passwordFile", "keystore: /none.p12, passwordFile: hunter2"),
+        ("pinFile", "certificate: /none.crt, pkcs11: { module: /none.so, pinFile: hunter2 }"),
+    ] {
+        let path = world.write(
+            "f.yaml",
+            &format!(
+                "services:\n- {{ name: c, mode: client, listen: 'localhost:1', target: 'db:443', \
+                 credential: {{ {credential} }} }}\n"
+            ),
+        );
+        let path = path.to_str().unwrap();
+        let (_, stdout, stderr) = run(&["check", path]);
+        let (told, says) =
+            (stdout + &stderr, format!("the file that `{key}` names cannot be read"));
+        assert!(told.contains(&says) && !told.contains("hunter2"), "{told}");
+        let (code, stdout, stderr) = run(&["proxy", "-c", path]);
+        let told = stdout + &stderr;
+        assert!(code != 0 && !told.contains("hunter2"), "{told}");
+    }
+}
+
 #[test]
 fn no_password_of_a_forward_proxy_is_printed() {
     let world = World::new();

@@ -38,7 +38,8 @@ fn an_allow_admits_a_deny_goes_first_and_edits_take_effect() {
     world.write("policies.yaml", &format!("{allow_web}{deny}"));
     let line = adit.wait("no longer allowed by the policies");
     assert!(line.contains("connections=1"), "{line}");
-    adit.wait("changed policies reloaded");
+    let line = adit.wait("changed policies reloaded");
+    assert!(line.contains("policies.yaml"), "{line}");
     wait_until("what is open is closed", LIMIT, || job.echo("x").is_err());
     web.echo("others carry on").unwrap();
     assert!(world.call("job", port).is_err(), "denied, although it is named");

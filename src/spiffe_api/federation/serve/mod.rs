@@ -23,13 +23,14 @@ use crate::{
     http::{Answer, Deadlines, Handler, Limits, Methods, Readers, Server, json, text},
     identity::TrustDomain,
     lifecycle::{Listeners, Tasks},
+    net::cannot_listen,
 };
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The address.
-    #[error("{what} cannot listen on {listen}: {source}")]
+    #[error("{what}: {}", cannot_listen(listen, "`federation.serve`", source))]
     Listen {
         /// Which server.
         what: &'static str,
