@@ -1,7 +1,7 @@
 //! adit: a transparent mTLS proxy that knows *who* is calling.
 //!
 //! # Layout
-//! Rooms, lowest first; a room imports only from rooms that stand before it here
+//! Modules, lowest layer first; a module imports only from modules listed before it
 //! (`tests/layering` checks it):
 //!
 //! - [`sys`]: the kernel: network namespaces, socket options, signals; the only `unsafe`

@@ -98,16 +98,16 @@ impl Table {
     }
 }
 
-/// What peers are held to at one moment.
+/// What peers are checked against at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Trust {
-    /// Whom we believe.
+    /// The trusted bundles.
     pub bundles: Arc<BundleSet>,
     /// Who may not be there, whatever they show.
     pub banned: Arc<BTreeSet<SpiffeId>>,
 }
 
-/// The open tunnels of a node or of one service, and what they are held to.
+/// The open tunnels of a node or of one service, and what they are checked against.
 #[derive(Default)]
 pub struct TunnelRegistry {
     table: Arc<Table>,
@@ -122,8 +122,8 @@ impl fmt::Debug for TunnelRegistry {
 }
 
 impl TunnelRegistry {
-    /// Tunnels that are held to what these say now. The default is held to nothing more than
-    /// its handshakes.
+    /// Creates a registry whose tunnels are revalidated against these bundles and bans. The default
+    /// registry never revalidates.
     #[must_use]
     pub fn new(
         bundles: watch::Receiver<Arc<BundleSet>>,
@@ -132,7 +132,8 @@ impl TunnelRegistry {
         Self { table: Arc::default(), bundles: Some(bundles), banned }
     }
 
-    /// What peers are held to now; `None` if to nothing more than their handshakes.
+    /// The bundles and bans that peers are checked against now; `None` if tunnels are not
+    /// revalidated.
     #[must_use]
     pub fn trust(&self) -> Option<Trust> {
         let banned = self.banned.as_ref().map(|b| Arc::clone(&b.borrow()));

@@ -141,8 +141,8 @@ impl Service<'_> {
 }
 
 /// Serves one tunnel until the peer ends it, falls silent, or `draining` fires and its
-/// streams have ended (GOAWAY first, RFC 9113 §6.8). A caller whose SVID runs out soon is told
-/// to go while there is time to dial anew; what it has open goes on. A caller that floods is cut
+/// streams have ended (GOAWAY first, RFC 9113 §6.8). A caller whose SVID expires soon gets GOAWAY
+/// while it has time to open a new tunnel; its open streams continue. A caller that floods is cut
 /// off for a while.
 ///
 /// # Errors

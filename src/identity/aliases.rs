@@ -25,14 +25,14 @@ impl TrustDomainAliases {
         self.0.is_empty()
     }
 
-    /// Whether somebody of `domain` counts as of `own`, which is that of the pod that asks.
+    /// Whether `domain` is `own`, the trust domain of the pod, or one of its aliases.
     #[must_use]
     pub fn are_one(&self, domain: &TrustDomain, own: &TrustDomain) -> bool {
         domain == own || self.0.contains(domain)
     }
 
-    /// What else somebody is called who counts as of `own`: the same path in `own` and in each alias.
-    /// Nothing for who is of another trust domain.
+    /// The other SPIFFE IDs of a peer of `own` or one of its aliases: the same path in `own` and in
+    /// every alias. Empty for a peer of another trust domain.
     pub fn other_names<'a>(
         &'a self,
         id: &'a SpiffeId,

@@ -217,9 +217,9 @@ impl Store {
         true
     }
 
-    /// There is a policy about a namespace, or about the mesh if that is empty, which cannot be had:
-    /// nobody may call whom it is about, until it is upserted or removed. Changes nothing where an
-    /// earlier version of it is in force.
+    /// Records that a policy of `namespace` (empty: of the whole mesh) could not be read: all calls
+    /// to the workloads in its scope are denied until it is upserted or removed. Does nothing if an
+    /// earlier version is in force.
     pub fn lack_policy(&mut self, key: &str, namespace: &str) {
         if self.view.policy(key).is_some() {
             return;

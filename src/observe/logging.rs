@@ -212,8 +212,8 @@ impl Logging {
         self.filter.with_current(ToString::to_string).unwrap_or_default()
     }
 
-    /// Adds to the filter, or to the default one if that is to be restored first. What is said of a
-    /// part that has a level already replaces that.
+    /// Adds to the filter, or to the default one if that is to be restored first. A new level of a
+    /// part replaces its earlier one.
     ///
     /// # Errors
     /// If `more` cannot be parsed; the filter stays as it was.

@@ -132,8 +132,8 @@ impl Rules {
         Self { nobody: Some("the destination is not in the mesh".into()), ..Self::default() }
     }
 
-    /// The same for a workload that another policy selects too, which is not known: nobody may call
-    /// it. What the others deny they still deny.
+    /// Adds that `policy`, which also selects the workload, is missing: all callers are denied.
+    /// DENY policies still match first.
     #[must_use]
     pub fn without(self, policy: &str) -> Self {
         let nobody = Some(format!("policy {policy} has not been received"));

@@ -117,7 +117,7 @@ impl Report {
         self.add(rule, clause, Verdict::Ok, found.into(), "");
     }
 
-    /// A rule that is broken, which nobody minds.
+    /// Reports a deviation from the specification that adit and most other implementations accept.
     pub fn warn(
         &mut self,
         rule: &str,

@@ -62,7 +62,8 @@ impl LiveConn {
         self.task.wake();
     }
 
-    /// The same, with words for its record; whether it was open until now.
+    /// Closes the connection with `reason`, and `why` as the error in its record. Returns false if
+    /// it was being closed already.
     pub fn close_by(&self, reason: CloseReason, why: &str) -> bool {
         if self.was_cut().is_some() {
             return false;

@@ -105,8 +105,8 @@ impl EndpointHealth {
         Some(wait)
     }
 
-    /// A connection to this endpoint did come to be. Returns whether it was left out before, by this
-    /// pod's choice or as long as it had nobody else.
+    /// Records that a connection to this endpoint was established. Returns whether the endpoint had
+    /// been ejected for this pod.
     pub fn succeeded(&self, endpoint: &EndpointAddress, now: Instant) -> bool {
         if !self.is_any_failing.load(Relaxed) {
             return false;

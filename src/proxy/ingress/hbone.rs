@@ -252,8 +252,8 @@ fn refuse(incoming: Incoming, outcome: Outcome) -> Outcome {
     outcome
 }
 
-/// Whom tunnels arrive for: a pod of the node, or a service on its own. It decides; the order in
-/// which it is asked, and what a caller hears, are the same for all.
+/// The destination of tunnels: a pod of the node, or a standalone service. It decides on each
+/// request; the order of the checks and the responses to the caller are the same for both.
 pub trait Destination: Send + Sync + Sized + 'static {
     /// The place of a caller that has not proven who it is.
     type Unproven: Send + Sync;

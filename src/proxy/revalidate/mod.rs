@@ -54,11 +54,11 @@ impl Changed {
     }
 }
 
-/// What connections of plain TLS are held to.
+/// What connections of plain TLS are checked against.
 pub struct PlainTls<'a> {
     /// Those that are open.
     pub peers: &'a Table,
-    /// Whom we believe.
+    /// What peers' certificates are verified against.
     pub trust: &'a PeerTrust,
     /// What peers use their certificates for.
     pub purpose: Purpose,

@@ -110,7 +110,7 @@ impl Route {
         }
     }
 
-    /// The same, where whoever must answer may have another of the names of the caller's trust
+    /// This route, where the peer may also have its SPIFFE ID in an alias of the caller's trust
     /// domain.
     #[must_use]
     pub fn with_aliases(mut self, aliases: &TrustDomainAliases, own: &TrustDomain) -> Self {

@@ -107,7 +107,7 @@ impl Service {
         let local = reach::local_of(&secured);
         let far = SecuredRemote::new(secured).map_err(|e| e.to_string())?;
         if !self.config.access.is_empty() {
-            let found = found.ok_or("the target showed no certificate")?;
+            let found = found.ok_or("the target presented no certificate")?;
             let ours = SocketAddr::new(IpAddr::from([0, 0, 0, 0]), 0);
             if let Err(why) = admission::judged(self, &found, ours, local).await {
                 return Ok((Err(why), Some(Parting::Refused(Box::new(far)))));

@@ -45,7 +45,7 @@ const UNPROVEN_OF_ONE: usize = 1_024;
 pub struct Counts {
     /// Connections taken.
     pub accepted: AtomicU64,
-    /// Handshakes that ended well, with somebody who may be here.
+    /// Handshakes that completed with an allowed peer.
     pub succeeded: AtomicU64,
     /// Those that did not.
     pub failed: AtomicU64,
@@ -63,7 +63,7 @@ pub struct Counts {
 pub struct Service {
     /// As configured.
     pub config: ServiceConfig,
-    /// Whom it admits, or wants to find.
+    /// The access rules: allowed clients (server) or accepted targets (client).
     pub access: AccessControl,
     /// What is shown and trusted, as of now.
     pub store: Arc<CredentialStore>,

@@ -134,8 +134,8 @@ impl Service {
         Some(latest)
     }
 
-    /// Closes connections whom the service in the place of this one does not admit, now and
-    /// whenever that admits others. Does not return if there is one.
+    /// Closes the connections that the service's replacement does not allow, now and whenever its
+    /// access rules change. Returns only if there is no replacement.
     pub async fn follow_successor(self: Arc<Self>) {
         let mut held_to: Option<HeldTo> = None;
         let mut asking: Option<BoxFuture<'static, ()>> = None;
@@ -274,7 +274,7 @@ impl Service {
             return Ok(Settled::Admitted);
         }
         let Some(peer) = peer.map(|peer| &peer.cert) else {
-            let why = "the peer showed no certificate".to_owned();
+            let why = "the peer presented no certificate".to_owned();
             return Err(No::refused(CloseReason::NoPeerCertificate, why));
         };
         // Who is about to be admitted asks when that is done.

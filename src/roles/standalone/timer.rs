@@ -48,7 +48,7 @@ impl Default for Timer {
 }
 
 impl Timer {
-    /// It took so long once more.
+    /// Records one duration.
     pub fn record(&self, took: Duration) {
         self.lock().record(took, Instant::now());
     }

@@ -59,9 +59,9 @@ pub async fn apply_addresses(store: &mut Store, delta: Delta) -> Vec<Fault> {
     faults
 }
 
-/// Applies what a delta of type Authorization changes. Returns what cannot be taken; what is in force
-/// under those names stays. Where nothing is, nobody may call whom the policy is about: it may be one
-/// that denies.
+/// Applies what a delta of type Authorization changes. Returns the resources that were rejected;
+/// their previous versions stay in force. Without a previous version of a policy all calls to the
+/// workloads in its scope are denied, because it may be a DENY policy.
 ///
 /// # Cancel safety
 /// Dropping the future leaves the rest of the delta out.
