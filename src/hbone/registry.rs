@@ -1,5 +1,5 @@
-//! Whose tunnels are open: each is judged when it comes to be, and again whenever what its peer
-//! was believed for changes (bundles, CRLs, bans) or its SVID runs out.
+//! The open tunnels: each is checked when it is registered, and again whenever what its peer was
+//! trusted by changes (bundles, CRLs, bans) or its SVID expires.
 //!
 //! One entry per tunnel, not per stream: a stream's record has the number of its tunnel.
 //! Not here: ending the streams of a tunnel that may not stay (`proxy::revalidate`).
@@ -22,7 +22,7 @@ use crate::{
     tls::{Peer, TlsError},
 };
 
-/// What becomes of a tunnel whose peer's SVID has run out.
+/// What happens to a tunnel whose peer's SVID has expired.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum PeerExpiry {
     /// It stays, and begins nothing new, as in Istio: an SVID lives for an hour, a database's

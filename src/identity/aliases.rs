@@ -2,7 +2,7 @@
 //! name, callers of the old one and of the new one are the same to policies.
 //!
 //! Who is of an alias is proven by the authorities of the mesh's own CA, under the name that its
-//! certificate has, and is called so in logs and to applications. Not here: who is believed at all
+//! certificate has, and is called so in logs and to applications. Not here: which peers are trusted
 //! ([`super::BundleSet`]).
 
 use std::sync::Arc;
@@ -42,8 +42,9 @@ impl TrustDomainAliases {
         self.other_principals(id, own).filter_map(|name| format!("spiffe://{name}").parse().ok())
     }
 
-    /// The same as policies call them, those too that are too long for an ID: a policy that denies all
-    /// of a namespace denies them.
+    /// The other principals of a peer of `own` or one of its aliases, as policies name them
+    /// (without `spiffe://`). Also those that are too long for a SPIFFE ID: a policy that denies
+    /// all of a namespace denies them.
     pub fn other_principals<'a>(
         &'a self,
         id: &'a SpiffeId,

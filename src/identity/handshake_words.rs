@@ -71,7 +71,8 @@ pub fn handshake_words(error: &Error) -> String {
     }
 }
 
-/// The same for what a stream over TLS says.
+/// Puts the error of a stream over TLS into words: TLS errors as [`handshake_words`] does, others
+/// as they are.
 #[must_use]
 pub fn stream_words(error: &io::Error) -> String {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {

@@ -142,7 +142,7 @@ impl Logging {
         Self::begin(format, filter, writer, UtcTime::rfc_3339(), (dropped, guard))
     }
 
-    /// The same to the system log of this host, which dates the lines itself.
+    /// Starts logging for the process to the system log of this host, which dates the lines itself.
     ///
     /// # Errors
     /// As [`Logging::start`], and if there is no system log.

@@ -138,7 +138,7 @@ impl LiveConn {
         self.metadata(|facts| self.view_of(facts))
     }
 
-    /// The same for who has the facts in hand.
+    /// What is known now, as programs read it, for a caller that has the metadata already.
     pub(super) fn view_of(&self, facts: &ConnMetadata) -> ConnectionView {
         let (bytes_sent, bytes_received) = self.sent_and_received();
         ConnectionView {

@@ -131,7 +131,7 @@ impl EndpointHealth {
         Arc::clone(&state.ejected)
     }
 
-    /// The same for people, the worst first.
+    /// The endpoints that are ejected at `now`, as people read them, the worst first.
     #[must_use]
     pub fn ejected_endpoints(&self, now: Instant) -> Vec<EjectedEndpoint> {
         if !self.is_any_failing.load(Relaxed) {

@@ -1,9 +1,9 @@
 //! HBONE that arrives, from the accepted socket to the end of the last stream.
 //!
 //! 1. The caller gets a place among those that have proven nothing; the handshake has a deadline.
-//! 2. Who has proven itself is entered where it is held to what is trusted from then on
-//!    ([`crate::hbone::TunnelRegistry`]), and gets a place for its tunnel and its share as a
-//!    caller.
+//! 2. A caller that has proven itself is registered, so that its tunnel is closed once it is no
+//!    longer trusted ([`crate::hbone::TunnelRegistry`]); it gets a place for its tunnel and its
+//!    share as a caller.
 //! 3. Each CONNECT stream is a connection with a record of its own: refused where its caller has
 //!    too much or is no longer trusted, else [`Destination`] says where it goes, whether it may,
 //!    and dials; only then it is answered.

@@ -1,6 +1,6 @@
-//! Open connections are held to what is trusted and allowed now, not to what was when they opened:
-//! when roots, bundles, CRLs or bans change, and when peers' certificates run out, exactly those
-//! concerned are closed ([`revalidate`]); when policies change, those that are refused now
+//! Open connections are checked against what is trusted and allowed now, not what was when they
+//! opened: when roots, bundles, CRLs or bans change, and when peers' certificates run out, exactly
+//! those concerned are closed ([`revalidate`]); when policies change, those that are refused now
 //! ([`recheck`]).
 //!
 //! Tunnels stand in [`TunnelRegistry`], one entry per tunnel; connections of plain TLS in [`peers`],
@@ -82,7 +82,7 @@ pub trait Trusting: Send + Sync {
     /// The open connections of plain TLS, of a role that has such.
     fn plain_tls(&self) -> Option<PlainTls<'_>>;
 
-    /// What becomes of those whose peer's certificate has run out.
+    /// What happens to those whose peer's certificate has expired.
     fn expiry(&self) -> PeerExpiry;
 
     /// Whether something may be due without a change, beside peers' certificates.

@@ -1,4 +1,4 @@
-//! Live connections are held to the policies of now, not to those of when they opened.
+//! Live connections are checked against the current policies, not those from when they opened.
 
 use std::{collections::HashMap, sync::Arc};
 

@@ -1,5 +1,5 @@
-//! What the open tunnels of a node are held to: the bundles, CRLs and bans of now. Who is closed is
-//! decided in [`crate::proxy::revalidate`].
+//! What the open tunnels of a node are checked against: the current bundles, CRLs and bans. Which
+//! are closed is decided in [`crate::proxy::revalidate`].
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -35,7 +35,7 @@ struct Followed {
     node: Arc<Node>,
     bundles: watch::Receiver<Arc<BundleSet>>,
     banned: Option<watch::Receiver<Banned>>,
-    /// What is held to now.
+    /// The bundles that tunnels are checked against now.
     known: Arc<BundleSet>,
     reminders: Reminders,
 }

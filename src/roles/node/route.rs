@@ -203,7 +203,8 @@ impl NoRoute {
 
 /// Decides for a connection of `from` to `dst`. `captured` is false if it
 /// was made to our listener itself; `random` chooses among a service's endpoints, but for those to
-/// be avoided; `policy` says what becomes of strangers, and `ports` at which port pods are called.
+/// be avoided; `policy` says whether destinations outside the mesh may be called, and `ports` at
+/// which port pods are called.
 ///
 /// # Errors
 /// [`NoRoute`] if the destination is ours, or is known and cannot be reached.

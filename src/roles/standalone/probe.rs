@@ -92,7 +92,7 @@ impl Service {
         }
     }
 
-    /// Whether the target is whom we want, and how it is left.
+    /// Whether the target is an accepted one, and how it is left.
     async fn probe_tls(&self) -> Result<(Result<(), String>, Option<Parting>), String> {
         let mut reached = Err(String::from("there is no target"));
         for target in self.targets.all() {

@@ -88,7 +88,7 @@ impl Service {
         peers
     }
 
-    /// The same of one connection.
+    /// The authenticated peer of one connection.
     pub(super) fn peer_of(&self, conn: &LiveConn) -> Option<Arc<AuthenticatedPeer>> {
         let plain = self.trusted_peers.peers().find(|(id, _)| *id == conn.id);
         if let Some((_, peer)) = plain {

@@ -1,5 +1,5 @@
-//! What the open connections of a service are held to: the roots, CRLs and bans of now, and peers'
-//! certificates that have run out where `peerExpiry` says so. Who is closed is decided in
+//! What the open connections of a service are checked against: the current roots, CRLs and bans,
+//! and the expiry of peers' certificates where `peerExpiry` says so. Which are closed is decided in
 //! [`crate::proxy::revalidate`].
 
 use std::sync::Arc;
@@ -22,7 +22,7 @@ struct Followed<'a> {
     service: &'a Service,
     changes: watch::Receiver<Arc<Credentials>>,
     banned: Option<watch::Receiver<Banned>>,
-    /// What is held to now.
+    /// The credentials that connections are checked against now.
     credentials: Option<Arc<Credentials>>,
 }
 

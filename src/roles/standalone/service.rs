@@ -162,8 +162,8 @@ impl Service {
         self.stop.is_cancelled()
     }
 
-    /// Whether each of its workers still accepts and open connections are held to what is trusted
-    /// now, or it has been told to stop.
+    /// Whether each of its workers still accepts and open connections are checked against what is
+    /// trusted now, or it has been told to stop.
     #[must_use]
     pub fn accepts(&self) -> bool {
         let loops = self.loops.load(Relaxed);

@@ -81,7 +81,7 @@ pub struct ServiceConfig {
     pub proxy_out: Option<ProxyMode>,
     /// HBONE on the wire instead of TLS alone.
     pub hbone: Option<Hbone>,
-    /// What becomes of a connection whose peer's certificate has run out.
+    /// What happens to a connection whose peer's certificate has expired.
     pub peer_expiry: PeerExpiry,
     /// What is not logged.
     pub quiet: Quiet,

@@ -1,5 +1,6 @@
-//! What is open of a service that an edit has replaced: it drains, and is held to whom the service
-//! in its place trusts and admits. Who is trusted or admitted no longer is closed at once.
+//! What is open of a service that an edit has replaced: it drains, and is checked against what its
+//! replacement trusts and allows. Connections that are no longer trusted or allowed are closed at
+//! once.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,15 +24,15 @@ use crate::{
     tls::PeerTrust,
 };
 
-/// How often is looked whether the successor trusts or admits others now, or has been replaced
-/// itself.
+/// How often the replacement is checked: whether it trusts or allows others now, or has been
+/// replaced itself.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// How many connections a Rego policy is asked about at once: fewer than it decides on at once, so
 /// that each has all of its time, and others who connect have their turn.
 const ASKED_AT_ONCE: usize = 8;
 
-/// What connections were held to when they were looked at last.
+/// What connections were last checked against.
 struct HeldTo {
     successor: Arc<Service>,
     rules: Option<Arc<Rules>>,

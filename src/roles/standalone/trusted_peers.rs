@@ -1,5 +1,5 @@
-//! The peers whose certificates the open connections of a service rest on, and what those are held
-//! to.
+//! The peers whose certificates the open connections of a service rest on, and what those are
+//! checked against.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// What is open of a service, and what it is held to.
+/// What is open of a service, and what it is checked against.
 pub(super) struct TrustedPeers {
     pub(super) tunnels: Arc<TunnelRegistry>,
     pub(super) bundles: watch::Sender<Arc<BundleSet>>,

@@ -3,7 +3,7 @@
 //! What cannot be read is refused with the place where it stands, for leaving it out could make a
 //! match wider. A match with an extension asks for more than is known here: in a `DENY` it is taken
 //! without, which denies more; in an `ALLOW` it never matches. What a policy says of a flow, and
-//! what becomes of conditions on HTTP: [`crate::policy`].
+//! how conditions on HTTP are treated: [`crate::policy`].
 
 use std::{fmt, net::IpAddr};
 
