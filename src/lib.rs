@@ -26,7 +26,7 @@
 //! - [`pods`]: which pods are served, and how their traffic is captured
 //! - [`config`]: files as written → values as used
 //! - [`admin`]: what operators see: dumps, live connections, certificates, metrics
-//! - [`app`]: the composition root: puts the rooms together for each subcommand
+//! - [`app`]: the composition root: puts the modules together for each subcommand
 //! - [`guide`]: the guides, as Markdown
 //! - [`cli`]: subcommands, their help and exit codes
 //!

@@ -131,7 +131,7 @@ pub(super) enum DialState {
     Failed(ConnectError),
 }
 
-/// A tunnel that is being dialled, is up, or could not be had.
+/// A tunnel that is being dialled, is up, or could not be opened.
 #[derive(Default)]
 pub(super) struct Dial {
     state: Mutex<DialState>,

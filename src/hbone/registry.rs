@@ -33,7 +33,7 @@ pub enum PeerExpiry {
     Grace(Duration),
 }
 
-/// Why a tunnel may not stay, or not come to be.
+/// Why a tunnel must be closed, or must not be established.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Termination {
     /// For its streams' records.
@@ -147,7 +147,7 @@ impl TunnelRegistry {
     /// is either seen here, or by the re-check that follows the change.
     ///
     /// # Errors
-    /// Why it may not come to be.
+    /// Why it must not be established.
     pub fn admit(
         &self,
         direction: Direction,

@@ -104,7 +104,7 @@ pub struct Broken {
 }
 
 /// What a tunnel is served with.
-pub struct Service<'a> {
+pub struct TunnelParams<'a> {
     /// Where its caller is.
     pub peer: SocketAddr,
     /// Limits and deadlines.
@@ -117,7 +117,7 @@ pub struct Service<'a> {
     pub draining: CancellationToken,
 }
 
-impl Service<'_> {
+impl TunnelParams<'_> {
     fn broken(&self, why: impl std::fmt::Display, streams: usize) -> Broken {
         Broken { why: format!("{}: {why}", self.peer), streams }
     }
@@ -147,7 +147,7 @@ impl Service<'_> {
 ///
 /// # Errors
 /// What broke the tunnel; streams in flight have then been reset.
-pub async fn serve<H, F>(session: Session, with: Service<'_>, handle: H) -> Result<(), Broken>
+pub async fn serve<H, F>(session: Session, with: TunnelParams<'_>, handle: H) -> Result<(), Broken>
 where
     H: Fn(Box<Incoming>) -> F,
     F: Future<Output = ()> + Send + 'static,

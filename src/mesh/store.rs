@@ -30,7 +30,7 @@ pub struct Store {
     node: Option<Arc<str>>,
     /// Our own; empty if it makes no difference.
     cluster: Arc<str>,
-    /// Policies that cannot be had, and about which namespace each is.
+    /// Policies that could not be read, each with its namespace.
     lacking: HashMap<Arc<str>, Arc<str>>,
     addresses: Claims,
     texts: Interner<str>,
@@ -208,7 +208,8 @@ impl Store {
         differs
     }
 
-    /// Forgets a policy; whether it was there. Nobody may call a workload that still names it.
+    /// Forgets a policy; whether it was there. All calls to a workload that still names it are
+    /// denied.
     pub fn remove_policy(&mut self, key: &str) -> bool {
         self.have_policy(key);
         let Some(old) = self.view.policies.remove(key) else { return false };

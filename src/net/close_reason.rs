@@ -5,7 +5,7 @@ use std::{fmt, io, net::SocketAddr};
 /// Why a connection ended, and what went wrong if anything did.
 pub type Outcome = (CloseReason, Option<String>);
 
-/// How a connection ends when TCP to `addr` did not come to be.
+/// How a connection ends when TCP to `addr` was not established.
 #[must_use]
 pub fn connect_failed(addr: SocketAddr, error: &io::Error) -> Outcome {
     let reason = match error.kind() {

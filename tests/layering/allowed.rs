@@ -11,6 +11,7 @@ pub(crate) const TEXT_ERRORS: &[&str] = &[];
 
 /// Doc comments of `src`, by file and phrase.
 pub(crate) const COMMENTS: &[&str] = &[
+    "src/admin/mod.rs: `be had`",
     "src/admin/state.rs: `believed`",
     "src/admin/views/pods.rs: `the same as`",
     "src/app/ambient/role.rs: `believed`",
@@ -26,6 +27,7 @@ pub(crate) const COMMENTS: &[&str] = &[
     "src/pods/announced.rs: `what becomes of`",
     "src/pods/capture/mod.rs: `what becomes of`",
     "src/pods/capture/non_tcp.rs: `what becomes of`",
+    "src/pods/capture/probes.rs: `nobody may`",
     "src/pods/capture/redirects.rs: `what becomes of`",
     "src/pods/capture/report.rs: `the same of`",
     "src/pods/manager/change.rs: `what becomes of`",

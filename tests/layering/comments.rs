@@ -15,6 +15,10 @@ const PHRASES: &[Phrase] = &[
     ("believes", "trusts", &[]),
     ("believed", "trusted", &[]),
     ("held to", "checked against", &[]),
+    ("come to be", "be established", &[]),
+    ("be had", "is available, can be read", &[]),
+    ("may be here", "is allowed", &[]),
+    ("nobody may", "all calls are denied", &[]),
     ("what becomes of", "what happens to …, how … is treated", &[]),
 ];
 

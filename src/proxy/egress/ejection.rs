@@ -32,7 +32,7 @@ const MOST: usize = 256;
 /// How the endpoints do that were called.
 #[derive(Debug, Default)]
 pub struct EndpointHealth {
-    state: Mutex<State>,
+    state: Mutex<EjectionState>,
     /// Whether there is anything in it.
     is_any_failing: AtomicBool,
 }
@@ -49,7 +49,7 @@ pub struct EjectedEndpoint {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct EjectionState {
     failing: HashMap<EndpointAddress, Failing>,
     ejected: Arc<Ejected>,
     /// Until when that is right, if it is not for ever.
@@ -71,8 +71,8 @@ impl Failing {
 }
 
 impl EndpointHealth {
-    /// A connection to this endpoint did not come to be. Returns for how long it is left out from
-    /// now on, if it is by this.
+    /// Records that a connection to this endpoint was not established. Returns for how long it is
+    /// left out from now on, if it is by this.
     ///
     /// One that was begun before the last failure that counted counts for nothing: several wait for
     /// one dial, and what ends one of them may end them all.
@@ -148,7 +148,7 @@ impl EndpointHealth {
         all.into_iter().map(shown).collect()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, EjectionState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -169,7 +169,7 @@ impl Failing {
     }
 }
 
-impl State {
+impl EjectionState {
     /// Whether one more may be kept in mind; the one that failed longest ago makes room, unless it
     /// is left out.
     fn has_room(&mut self, now: Instant) -> bool {

@@ -75,7 +75,7 @@ pub async fn serve<D: Destination>(
     });
     let handle = |incoming| serve_stream(Arc::clone(&tunnel), incoming);
     let (peer, config) = (ends.peer.0, destination.config());
-    let with = server::Service { peer, config, caller: &caller, tasks: &streams, draining };
+    let with = server::TunnelParams { peer, config, caller: &caller, tasks: &streams, draining };
     let serve = server::serve(session, with, handle);
     let served = tokio::select! {
         served = serve => served,
@@ -90,7 +90,7 @@ pub async fn serve<D: Destination>(
     }
 }
 
-/// The handshake, and whether its peer may be here.
+/// The handshake, and whether its peer is allowed.
 async fn accept<D: Destination>(
     destination: &D,
     tcp: TcpStream,
@@ -221,14 +221,14 @@ fn caller_gave_up() -> Outcome {
 
 /// What a caller hears of its request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Answer {
+enum ConnectReply {
     /// It was not looked at, and may be sent again on another tunnel.
     TurnedAway,
     /// This status.
     Status(StatusCode),
 }
 
-impl Answer {
+impl ConnectReply {
     fn to(reason: CloseReason) -> Self {
         match reason {
             // Where an SVID runs out the tunnel says GOAWAY ahead of this: whoever has a new one
@@ -245,9 +245,9 @@ impl Answer {
 }
 
 fn refuse(incoming: Incoming, outcome: Outcome) -> Outcome {
-    match Answer::to(outcome.0) {
-        Answer::TurnedAway => incoming.turn_away(),
-        Answer::Status(status) => incoming.refuse(status),
+    match ConnectReply::to(outcome.0) {
+        ConnectReply::TurnedAway => incoming.turn_away(),
+        ConnectReply::Status(status) => incoming.refuse(status),
     }
     outcome
 }
@@ -296,9 +296,9 @@ pub trait Destination: Send + Sync + Sized + 'static {
     /// What else is to be known of a caller.
     fn caller(&self, peer: &Peer) -> Self::Caller;
 
-    /// Counts a tunnel that did not come to be.
+    /// Counts a tunnel that was not established.
     fn handshake_failed(&self, reason: CloseReason);
-    /// Opens the record of a connection, or of a tunnel that did not come to be.
+    /// Opens the record of a connection, or of a tunnel that was not established.
     fn record(&self, ends: Ends) -> OpenConn;
     /// Writes the record.
     fn finish(&self, conn: OpenConn, outcome: Outcome);

@@ -36,14 +36,14 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Whose certificates are verified again, as what they were verified against has changed.
-pub enum Changed {
+pub enum ChangedTrust {
     /// Those of everybody, or of nobody.
     All(bool),
     /// Those of these trust domains.
     Domains(BTreeSet<TrustDomain>),
 }
 
-impl Changed {
+impl ChangedTrust {
     /// Whether somebody is among those.
     #[must_use]
     pub fn concerns(&self, id: &SpiffeId) -> bool {
@@ -71,7 +71,7 @@ pub struct PlainTls<'a> {
 /// A role, as far as its open connections rest on peers' certificates.
 pub trait Trusting: Send + Sync {
     /// Takes what is trusted from now on, and says whose certificates must be verified again.
-    fn refresh(&mut self) -> Changed;
+    fn refresh(&mut self) -> ChangedTrust;
 
     /// Waits until [`Trusting::refresh`] has something to take. Cancel safe.
     fn changed(&mut self) -> impl Future<Output = ()> + Send;
@@ -98,7 +98,7 @@ pub trait Trusting: Send + Sync {
     fn log_peer(&self, peer: &PeerCert, why: &Verdict);
 
     /// What else follows, once those concerned are closed.
-    fn settle(&mut self, changed: &Changed);
+    fn settle(&mut self, changed: &ChangedTrust);
 }
 
 /// Holds the open connections of a role to what is trusted. Never returns.
@@ -119,7 +119,7 @@ pub async fn revalidate(mut role: impl Trusting) {
     }
 }
 
-fn close_tunnels(role: &impl Trusting, changed: &Changed) {
+fn close_tunnels(role: &impl Trusting, changed: &ChangedTrust) {
     let Some(trust) = role.tunnels().trust() else { return };
     let verify = |id: &SpiffeId| changed.concerns(id);
     let terminated = role.tunnels().recheck(&trust, verify, role.expiry(), SystemTime::now());
@@ -131,7 +131,7 @@ fn close_tunnels(role: &impl Trusting, changed: &Changed) {
     }
 }
 
-async fn close_plain(role: &impl Trusting, plain: &PlainTls<'_>, changed: &Changed) {
+async fn close_plain(role: &impl Trusting, plain: &PlainTls<'_>, changed: &ChangedTrust) {
     let open = plain.peers.all();
     if open.is_empty() {
         return;
@@ -150,7 +150,7 @@ async fn close_plain(role: &impl Trusting, plain: &PlainTls<'_>, changed: &Chang
             close(entry, why);
         }
     }
-    if matches!(changed, Changed::All(false)) {
+    if matches!(changed, ChangedTrust::All(false)) {
         return;
     }
     let mut again = VerifiedAgain::by(plain.trust, plain.purpose);

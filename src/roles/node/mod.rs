@@ -180,7 +180,7 @@ impl Node {
         Ok(LocalIdentity { svid, bundles: self.svids.bundles() })
     }
 
-    /// Counts a tunnel that did not come to be.
+    /// Counts a tunnel that was not established.
     fn handshake_failed(&self, direction: Direction, reason: CloseReason) {
         self.telemetry.metrics.tunnels.handshake_failed(direction, reason);
     }

@@ -19,7 +19,7 @@ use crate::{
     policy::Banned,
     proxy::{
         self,
-        revalidate::{Changed, PlainTls, Trusting, verdict::Verdict},
+        revalidate::{ChangedTrust, PlainTls, Trusting, verdict::Verdict},
     },
 };
 
@@ -41,16 +41,16 @@ struct Followed {
 }
 
 impl Trusting for Followed {
-    fn refresh(&mut self) -> Changed {
+    fn refresh(&mut self) -> ChangedTrust {
         let now = Arc::clone(&self.bundles.borrow_and_update());
         self.banned.iter_mut().for_each(|banned| drop(banned.borrow_and_update()));
         if Arc::ptr_eq(&now, &self.known) {
-            return Changed::All(false);
+            return ChangedTrust::All(false);
         }
         let changed = changed(&self.known, &now);
         tell_of_crls(&self.node, &now, &changed);
         self.known = now;
-        Changed::Domains(changed)
+        ChangedTrust::Domains(changed)
     }
 
     async fn changed(&mut self) {
@@ -94,8 +94,8 @@ impl Trusting for Followed {
 
     fn log_peer(&self, _: &PeerCert, _: &Verdict) {}
 
-    fn settle(&mut self, changed: &Changed) {
-        if let Changed::Domains(_) = changed {
+    fn settle(&mut self, changed: &ChangedTrust) {
+        if let ChangedTrust::Domains(_) = changed {
             self.node.svids.renew_untrusted(&self.known, |id| changed.concerns(id));
         }
         remind(&self.known, &mut self.reminders, UnixTime::now());

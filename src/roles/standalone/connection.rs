@@ -197,7 +197,7 @@ async fn server(
     Ok(Begun { app: App::new(app), far, slot, entered })
 }
 
-/// The handshake of a server's caller who may be here, and the header for its target. All of it
+/// The handshake of a server's caller that is allowed, and the header for its target. All of it
 /// within the deadline, but for the moment in which a caller is told why it was refused: that is
 /// what the record says then.
 async fn admitted(

@@ -42,7 +42,7 @@ impl TrustedPeers {
     /// newer; then judges its peer by what `store` trusts now, for this purpose.
     ///
     /// # Errors
-    /// Why it may not come to be.
+    /// Why it must not be established.
     pub(super) fn enter(
         &self,
         peer: AuthenticatedPeer,
