@@ -66,7 +66,7 @@ struct Args {
     /// Rounds of all proxies and sizes
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// How long the streams are watched in peace, and how long there are deltas
+    /// How long the streams are watched while nothing changes, and how long there are deltas
     #[arg(long, default_value_t = 5)]
     seconds: u32,
     /// `NAME=PROGRAM` each; adit is the one of this tree where no program is given

@@ -6,7 +6,7 @@
 # Usage: scripts/bench_mesh.sh [--sizes LIST] [--rounds N] [--seconds S] [--proxies LIST] [--quick] [--out DIR]
 #   --sizes LIST    workloads (1000,10000,100000)
 #   --rounds N      rounds of all proxies and sizes (3)
-#   --seconds S     how long the stream is watched in peace, and how long there are changes (5)
+#   --seconds S     how long the stream is watched while nothing changes, and how long there are changes (5)
 #   --proxies LIST  of adit, ztunnel (adit; both where ZTUNNEL_BINARY names a program); adit-NAME is
 #                   the binary that the variable ADIT_BINARY_NAME names
 #   --quick         1 round of 1,000 workloads and 1 s, of a build for tests: does it run, not how fast

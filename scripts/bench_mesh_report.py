@@ -12,7 +12,7 @@ import bench_data as data
 import bench_look as look
 import bench_plot
 
-WHILE = {"idle": "in peace", "push": "while all workloads change", "same push": "while all are sent again",
+WHILE = {"idle": "while nothing changes", "push": "while all workloads change", "same push": "while all are sent again",
          "deltas": "during 1,000 changes a second"}
 NAMES = {
     "ready ms": ("time until ready", "us"), "ready CPU ms": ("CPU until ready", "us"),
@@ -25,10 +25,10 @@ NAMES = {
     "delta and stream CPU us": ("1,000 changes a second: CPU for each, stream included", "us"),
 }
 for key, when in WHILE.items():
-    for end, stream in (("", "live stream"), (" beside", "stream that passes no node")):
+    for end, stream in (("", "live stream"), (" beside", "stream that bypasses the node")):
         NAMES[f"{key} p99 us{end}"] = (f"{stream} {when}, p99", "us")
         NAMES[f"{key} stall us{end}"] = (f"{stream} {when}, longest", "us")
-    NAMES[f"{key} stall us of its own"] = (f"live stream {when}, longest beyond the stream that passes no node", "us")
+    NAMES[f"{key} stall us of its own"] = (f"live stream {when}, longest beyond the stream that bypasses the node", "us")
 STORE = {"_ns": "ns", "_us": "µs", "_ms": "ms"}
 
 
@@ -63,7 +63,7 @@ def size_table(found, size):
         line = [f"{text}, {shown}", data.cell(own[metric], factor, True, expected)]
         for other in others:
             there = found[other, size][metric]
-            line += [data.cell(there, factor, True, expected), "" if "no node" in text else data.ratio(own[metric], there)]
+            line += [data.cell(there, factor, True, expected), "" if "bypasses" in text else data.ratio(own[metric], there)]
         yield "| " + " | ".join(line) + " |"
 
 
@@ -93,7 +93,7 @@ def targets(found, rows):
         of = found["adit", worst]
         for what in ("push", "same push", "deltas"):
             beside, own = (look.people(statistics.median(of[f"{what} stall us {end}"]), "us") for end in ("beside", "of its own"))
-            yield say(f"live stream {WHILE[what]}, longest, {worst:,} workloads (beyond the stream that passes no node "
+            yield say(f"live stream {WHILE[what]}, longest, {worst:,} workloads (beyond the stream that bypasses the node "
                       f"{own}; that stream {beside})", statistics.median(of[f"{what} stall us"]), 2000, "us")
 
 

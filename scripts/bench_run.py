@@ -23,7 +23,7 @@ NOTES = {
              "rules, access log and metrics. Envoy: mutual TLS, HBONE. ztunnel: mutual TLS, no policy. HAProxy: plaintext."],
     "service": ["Mutual TLS without resumption, the same certificates for all, with load and service on the same cores."],
     "mesh": ["One node beside a control plane that sends all workloads, with a tenth as many services and policies. "
-             "“beside”: at the same time, a stream that passes no node, which tells what is the machine's own."],
+             "“beside”: at the same time, a stream that bypasses the node; its delays are the machine's own."],
     "soak": ["Solid: the caller's node, dashed: the callee's. Bulk both ways, messages, new connections, idle ones and slow "
              "readers at once; an SVID lives 60 s, policies change every 5 s."],
 }

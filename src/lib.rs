@@ -1,7 +1,7 @@
 //! adit: a transparent mTLS proxy that knows *who* is calling.
 //!
 //! # Layout
-//! Rooms, lowest first; a room imports only from rooms that stand before it here
+//! Modules, lowest layer first; a module imports only from modules listed before it
 //! (`tests/layering` checks it):
 //!
 //! - [`sys`]: the kernel: network namespaces, socket options, signals; the only `unsafe`
@@ -26,7 +26,7 @@
 //! - [`pods`]: which pods are served, and how their traffic is captured
 //! - [`config`]: files as written → values as used
 //! - [`admin`]: what operators see: dumps, live connections, certificates, metrics
-//! - [`app`]: the composition root: puts the rooms together for each subcommand
+//! - [`app`]: the composition root: puts the modules together for each subcommand
 //! - [`guide`]: the guides, as Markdown
 //! - [`cli`]: subcommands, their help and exit codes
 //!

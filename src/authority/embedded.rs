@@ -109,7 +109,8 @@ impl EmbeddedCa {
         Self::open_under(dir, trust_domain, lifetime, None)
     }
 
-    /// The same, with an intermediate from elsewhere that signs X.509-SVIDs.
+    /// Opens the CA in `dir` as [`EmbeddedCa::open`] does, with `upstream`, an intermediate from
+    /// elsewhere that signs X.509-SVIDs.
     ///
     /// # Errors
     /// As [`EmbeddedCa::open`]; also if the files do not verify together.
@@ -277,8 +278,8 @@ impl EmbeddedCa {
         planned(AuthorityKind::X509) || planned(AuthorityKind::Jwt) || files || moved
     }
 
-    /// Waits until what `authority` signed should be made anew, as peers are about to believe it
-    /// no more: it is tainted, or gone. Cancel safe.
+    /// Waits until what `authority` signed should be renewed, because peers will soon not trust it
+    /// any more: it is tainted, or gone. Cancel safe.
     pub(super) async fn leaves(&self, authority: &str) {
         let mut changes = self.changes.subscribe();
         let stays = || {

@@ -1,9 +1,10 @@
 //! The operator's own CRLs (`CRL_PATH` of an ambient node): a file that is watched, whose lists
 //! count beside those that the source of SVIDs gives with its bundles.
 //!
-//! Nobody is believed until it was read once: a list that cannot be had must not let a revoked peer
-//! in. What is wrong with it later is told, and the lists that were read last stay in force. A file
-//! that is empty from the start revokes nobody; one that becomes empty is one whose writer failed.
+//! No peer is trusted until it was read once: a list that cannot be read must not let a revoked
+//! peer in. What is wrong with it later is told, and the lists that were read last stay in force. A
+//! file that is empty from the start revokes nobody; one that becomes empty is one whose writer
+//! failed.
 
 use std::{
     collections::BTreeSet,

@@ -122,7 +122,7 @@ impl Roots {
     }
 }
 
-/// Who is believed by the certificates of a text, at least one.
+/// A verifier that trusts the certificates of a PEM text, at least one.
 fn verifier(text: &[u8], named: &str) -> io::Result<PeerVerifier> {
     let bad = |e: String| io::Error::new(io::ErrorKind::InvalidInput, format!("{named}: {e}"));
     let roots = pem::certificates(text).map_err(|e| bad(e.to_string()))?;

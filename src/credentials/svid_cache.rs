@@ -105,7 +105,7 @@ impl SvidCache {
         }
     }
 
-    /// The same where each set is all that may be used: what it leaves out is withdrawn.
+    /// A cache where each set is all that may be used: what it leaves out is withdrawn.
     pub(super) fn of_whole_states(name: String) -> Self {
         Self { whole: true, ..Self::new(name) }
     }

@@ -110,7 +110,7 @@ impl Svids {
         Arc::clone(&self.bundles.borrow())
     }
 
-    /// The same, told when it changes.
+    /// Watches the bundles for changes.
     #[must_use]
     pub fn watch_bundles(&self) -> watch::Receiver<Arc<BundleSet>> {
         self.bundles.clone()
@@ -141,8 +141,8 @@ impl Svids {
         OutageBudget::of(last, SystemTime::now())
     }
 
-    /// Renews at once what nobody believes any more: its authority was taken out of the bundle,
-    /// or a CRL names it. `of` says whose is looked at.
+    /// Renews at once the SVIDs that are no longer trusted, because their authority has left the
+    /// bundle or a CRL revokes them. Only identities for which `of` returns true are checked.
     pub fn renew_untrusted(&self, bundles: &BundleSet, of: impl Fn(&SpiffeId) -> bool) {
         for entry in self.lock().values().filter(|e| of(&e.id)) {
             let Some(svid) = entry.held.borrow().valid().cloned() else { continue };
@@ -256,7 +256,7 @@ impl Svids {
         self.held().into_iter().map(|(status, _)| status).collect()
     }
 
-    /// The same with what is held: by identity and workload.
+    /// The status of every identity with its valid SVID, ordered by identity and workload.
     #[must_use]
     pub fn held(&self) -> Vec<(SvidStatus, Option<Arc<X509Svid>>)> {
         let entries = self.lock();

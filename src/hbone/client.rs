@@ -108,7 +108,7 @@ impl TunnelClient {
         match timeout(config.response, stream.status()).await {
             Err(_) => {
                 usage.closed.store(true, Relaxed); // mute
-                Err(ConnectError::stalled(addr, "answer to CONNECT", config.response))
+                Err(ConnectError::stalled(addr, "response to CONNECT", config.response))
             }
             Ok(Err(none)) => {
                 if none.unprocessed && self.has_room() {
@@ -131,7 +131,7 @@ pub(super) enum DialState {
     Failed(ConnectError),
 }
 
-/// A tunnel that is being dialled, is up, or could not be had.
+/// A tunnel that is being dialled, is up, or could not be opened.
 #[derive(Default)]
 pub(super) struct Dial {
     state: Mutex<DialState>,

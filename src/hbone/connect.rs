@@ -1,7 +1,7 @@
 //! The CONNECT request: what is asked for, and by whom it says it is asked.
 //!
-//! Of the headers only `:authority` is believed; the caller's identity is the one in its
-//! SVID, its address the one of its socket (istio-ambient facts §3.3, §3.7).
+//! Of the headers only `:authority` is trusted; the caller's identity is the one in its SVID, its
+//! address the one of its socket (istio-ambient facts §3.3, §3.7).
 
 use std::{fmt, net::SocketAddr, str::FromStr, sync::Arc};
 

@@ -14,7 +14,7 @@ pub enum ConnectError {
     /// TCP refused, unreachable, or no socket.
     #[error("TCP connect to {addr}: {source}")]
     Tcp {
-        /// Whom we dialled.
+        /// The address that was dialled.
         addr: SocketAddr,
         /// What the kernel said.
         source: Arc<io::Error>,
@@ -22,7 +22,7 @@ pub enum ConnectError {
     /// TCP took too long.
     #[error("TCP connect to {addr}: no answer within {within:?}{}", policy_hint(*addr))]
     TcpTimeout {
-        /// Whom we dialled.
+        /// The address that was dialled.
         addr: SocketAddr,
         /// The limit.
         within: Duration,
@@ -30,7 +30,7 @@ pub enum ConnectError {
     /// The TLS handshake failed.
     #[error("TLS with {addr}: {source}{}", node_hint(*port))]
     Tls {
-        /// Whom we dialled.
+        /// The address that was dialled.
         addr: SocketAddr,
         /// Where tunnels arrive there.
         port: TunnelPort,
@@ -48,7 +48,7 @@ pub enum ConnectError {
     /// The handshake succeeded, and its peer may not be there all the same.
     #[error("tunnel to {addr}: {}", .condemned.why)]
     Terminated {
-        /// Whom we dialled.
+        /// The address that was dialled.
         addr: SocketAddr,
         /// Why not.
         condemned: Termination,
@@ -56,7 +56,7 @@ pub enum ConnectError {
     /// HTTP/2 failed: preface, SETTINGS, a reset, a connection that ended.
     #[error("HTTP/2 with {addr}: {why}")]
     Http2 {
-        /// Whom we dialled.
+        /// The address that was dialled.
         addr: SocketAddr,
         /// Why.
         why: String,
@@ -66,7 +66,7 @@ pub enum ConnectError {
     /// The peer answered CONNECT with something other than 200.
     #[error("http status: {status} from {addr}{}", hint(*status))]
     Refused {
-        /// Whom we asked.
+        /// The address that was asked.
         addr: SocketAddr,
         /// The status.
         status: u16,

@@ -71,7 +71,7 @@ pub struct TunnelConfig {
     pub limits: Limits,
     /// A tunnel without streams is closed after this.
     pub idle: Duration,
-    /// What becomes of a tunnel whose peer's SVID has run out.
+    /// What happens to a tunnel whose peer's SVID has expired.
     pub peer_expiry: PeerExpiry,
     /// Probes of its sockets, and of others that leave pods.
     pub keepalive: Keepalive,

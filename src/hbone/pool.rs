@@ -135,7 +135,7 @@ pub struct Pool {
     netns: Arc<Netns>,
     config: TunnelConfig,
     connector: Arc<Connector>,
-    /// The same for tunnels to applications' own ports.
+    /// The connector of tunnels to applications' own ports.
     original_port: Arc<Connector>,
     registry: Arc<TunnelRegistry>,
     entries: Mutex<HashMap<Key, Tunnels>>,

@@ -1,5 +1,5 @@
-//! Whose tunnels are open: each is judged when it comes to be, and again whenever what its peer
-//! was believed for changes (bundles, CRLs, bans) or its SVID runs out.
+//! The open tunnels: each is checked when it is registered, and again whenever what its peer was
+//! trusted by changes (bundles, CRLs, bans) or its SVID expires.
 //!
 //! One entry per tunnel, not per stream: a stream's record has the number of its tunnel.
 //! Not here: ending the streams of a tunnel that may not stay (`proxy::revalidate`).
@@ -22,7 +22,7 @@ use crate::{
     tls::{Peer, TlsError},
 };
 
-/// What becomes of a tunnel whose peer's SVID has run out.
+/// What happens to a tunnel whose peer's SVID has expired.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum PeerExpiry {
     /// It stays, and begins nothing new, as in Istio: an SVID lives for an hour, a database's
@@ -33,7 +33,7 @@ pub enum PeerExpiry {
     Grace(Duration),
 }
 
-/// Why a tunnel may not stay, or not come to be.
+/// Why a tunnel must be closed, or must not be established.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Termination {
     /// For its streams' records.
@@ -98,16 +98,16 @@ impl Table {
     }
 }
 
-/// What peers are held to at one moment.
+/// What peers are checked against at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Trust {
-    /// Whom we believe.
+    /// The trusted bundles.
     pub bundles: Arc<BundleSet>,
     /// Who may not be there, whatever they show.
     pub banned: Arc<BTreeSet<SpiffeId>>,
 }
 
-/// The open tunnels of a node or of one service, and what they are held to.
+/// The open tunnels of a node or of one service, and what they are checked against.
 #[derive(Default)]
 pub struct TunnelRegistry {
     table: Arc<Table>,
@@ -122,8 +122,8 @@ impl fmt::Debug for TunnelRegistry {
 }
 
 impl TunnelRegistry {
-    /// Tunnels that are held to what these say now. The default is held to nothing more than
-    /// its handshakes.
+    /// Creates a registry whose tunnels are revalidated against these bundles and bans. The default
+    /// registry never revalidates.
     #[must_use]
     pub fn new(
         bundles: watch::Receiver<Arc<BundleSet>>,
@@ -132,7 +132,8 @@ impl TunnelRegistry {
         Self { table: Arc::default(), bundles: Some(bundles), banned }
     }
 
-    /// What peers are held to now; `None` if to nothing more than their handshakes.
+    /// The bundles and bans that peers are checked against now; `None` if tunnels are not
+    /// revalidated.
     #[must_use]
     pub fn trust(&self) -> Option<Trust> {
         let banned = self.banned.as_ref().map(|b| Arc::clone(&b.borrow()));
@@ -146,7 +147,7 @@ impl TunnelRegistry {
     /// is either seen here, or by the re-check that follows the change.
     ///
     /// # Errors
-    /// Why it may not come to be.
+    /// Why it must not be established.
     pub fn admit(
         &self,
         direction: Direction,

@@ -104,7 +104,7 @@ pub struct Broken {
 }
 
 /// What a tunnel is served with.
-pub struct Service<'a> {
+pub struct TunnelParams<'a> {
     /// Where its caller is.
     pub peer: SocketAddr,
     /// Limits and deadlines.
@@ -117,7 +117,7 @@ pub struct Service<'a> {
     pub draining: CancellationToken,
 }
 
-impl Service<'_> {
+impl TunnelParams<'_> {
     fn broken(&self, why: impl std::fmt::Display, streams: usize) -> Broken {
         Broken { why: format!("{}: {why}", self.peer), streams }
     }
@@ -141,13 +141,13 @@ impl Service<'_> {
 }
 
 /// Serves one tunnel until the peer ends it, falls silent, or `draining` fires and its
-/// streams have ended (GOAWAY first, RFC 9113 §6.8). A caller whose SVID runs out soon is told
-/// to go while there is time to dial anew; what it has open goes on. A caller that floods is cut
+/// streams have ended (GOAWAY first, RFC 9113 §6.8). A caller whose SVID expires soon gets GOAWAY
+/// while it has time to open a new tunnel; its open streams continue. A caller that floods is cut
 /// off for a while.
 ///
 /// # Errors
 /// What broke the tunnel; streams in flight have then been reset.
-pub async fn serve<H, F>(session: Session, with: Service<'_>, handle: H) -> Result<(), Broken>
+pub async fn serve<H, F>(session: Session, with: TunnelParams<'_>, handle: H) -> Result<(), Broken>
 where
     H: Fn(Box<Incoming>) -> F,
     F: Future<Output = ()> + Send + 'static,

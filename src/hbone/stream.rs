@@ -380,7 +380,7 @@ fn no_answer(stream: Option<&mut Stream>, over: Option<TunnelError>) -> NoAnswer
     let why = match (reset, over) {
         (Some(code), _) => format!("the stream was reset with {code:?}"),
         (None, Some(over)) => format!("the tunnel ended: {over}"),
-        (None, None) => "the stream ended without an answer".to_owned(),
+        (None, None) => "the stream ended without a response".to_owned(),
     };
     NoAnswer { why, unprocessed }
 }

@@ -109,8 +109,8 @@ pub fn json(status: StatusCode, value: &impl Serialize) -> Answer {
     }
 }
 
-/// What comes piece by piece for as long as the client reads; it is not held to the lifetime of a
-/// connection, and whoever takes nothing for the time of a write is closed all the same. `last` is
+/// What comes piece by piece for as long as the client reads; the lifetime of a connection does not
+/// limit it, and whoever takes nothing for the time of a write is closed all the same. `last` is
 /// the last piece for a client that is closed in favour of a newer one.
 #[must_use]
 pub fn stream(

@@ -2,7 +2,7 @@
 //! name, callers of the old one and of the new one are the same to policies.
 //!
 //! Who is of an alias is proven by the authorities of the mesh's own CA, under the name that its
-//! certificate has, and is called so in logs and to applications. Not here: who is believed at all
+//! certificate has, and is called so in logs and to applications. Not here: which peers are trusted
 //! ([`super::BundleSet`]).
 
 use std::sync::Arc;
@@ -25,14 +25,14 @@ impl TrustDomainAliases {
         self.0.is_empty()
     }
 
-    /// Whether somebody of `domain` counts as of `own`, which is that of the pod that asks.
+    /// Whether `domain` is `own`, the trust domain of the pod, or one of its aliases.
     #[must_use]
     pub fn are_one(&self, domain: &TrustDomain, own: &TrustDomain) -> bool {
         domain == own || self.0.contains(domain)
     }
 
-    /// What else somebody is called who counts as of `own`: the same path in `own` and in each alias.
-    /// Nothing for who is of another trust domain.
+    /// The other SPIFFE IDs of a peer of `own` or one of its aliases: the same path in `own` and in
+    /// every alias. Empty for a peer of another trust domain.
     pub fn other_names<'a>(
         &'a self,
         id: &'a SpiffeId,
@@ -42,8 +42,9 @@ impl TrustDomainAliases {
         self.other_principals(id, own).filter_map(|name| format!("spiffe://{name}").parse().ok())
     }
 
-    /// The same as policies call them, those too that are too long for an ID: a policy that denies all
-    /// of a namespace denies them.
+    /// The other principals of a peer of `own` or one of its aliases, as policies name them
+    /// (without `spiffe://`). Also those that are too long for a SPIFFE ID: a policy that denies
+    /// all of a namespace denies them.
     pub fn other_principals<'a>(
         &'a self,
         id: &'a SpiffeId,

@@ -28,7 +28,7 @@ impl BundleSet {
         self.bundles.get(trust_domain)
     }
 
-    /// The same for who is judged by it.
+    /// The bundle that peers of exactly this trust domain are verified against.
     pub(super) fn of(&self, trust_domain: &TrustDomain) -> Result<&TrustBundle, SvidError> {
         let lacking = || match &self.withheld {
             Some(why) => SvidError::Withheld(Arc::clone(why)),

@@ -38,7 +38,7 @@ pub fn handshake_words(error: &Error) -> String {
             "a record of the handshake could not be decrypted (DecryptError)".into()
         }
         Error::NoCertificatesPresented => {
-            "the peer showed no certificate (NoCertificatesPresented)".into()
+            "the peer presented no certificate (NoCertificatesPresented)".into()
         }
         Error::InvalidCertRevocationList(why) => crl_words(why),
         Error::PeerSentOversizedRecord => {
@@ -71,7 +71,8 @@ pub fn handshake_words(error: &Error) -> String {
     }
 }
 
-/// The same for what a stream over TLS says.
+/// Puts the error of a stream over TLS into words: TLS errors as [`handshake_words`] does, others
+/// as they are.
 #[must_use]
 pub fn stream_words(error: &io::Error) -> String {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
@@ -314,7 +315,7 @@ mod tests {
             (Crl::BadSignature.into(), "a CRL is not signed by the key of the CA"),
             (Crl::UnsupportedDeltaCrl.into(), "reads only complete ones"),
             (Crl::ParseError.into(), "a CRL is not well-formed"),
-            (Error::NoCertificatesPresented, "the peer showed no certificate"),
+            (Error::NoCertificatesPresented, "the peer presented no certificate"),
             (Error::PeerSentOversizedRecord, "a longer record than TLS allows"),
             (
                 InvalidMessage::MissingData("Random").into(),

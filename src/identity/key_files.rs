@@ -67,7 +67,7 @@ pub fn crls(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, S
     }
 }
 
-/// The same of a file that may also be empty; then there are none.
+/// The CRLs of a file, PEM or one in DER, in its order; none if the file is empty.
 ///
 /// # Errors
 /// As [`crls`].

@@ -32,7 +32,8 @@ pub struct PeerCert {
     /// Why that ID proves nobody, if it does not: a rule for X.509-SVIDs that the leaf breaks. It
     /// can still be denied.
     pub id_fault: Option<String>,
-    /// The same where a URI is one of SPIFFE's, whether or not it is an ID.
+    /// The rule for X.509-SVIDs that the leaf breaks, if one of its URIs has the scheme `spiffe`,
+    /// whether or not that is a valid ID.
     pub spiffe_fault: Option<String>,
     /// The whole subject, RFC 4514.
     pub subject: String,

@@ -65,8 +65,8 @@ impl X509Svid {
         self.not_before <= now && now < self.not_after
     }
 
-    /// The same, valid only as long as its intermediates are too: peers judge the whole chain
-    /// (RFC 5280 §6.1.3).
+    /// This SVID, valid only as long as its intermediates are too: peers judge the whole chain (RFC
+    /// 5280 §6.1.3).
     #[must_use]
     pub fn within_its_chain(mut self) -> Self {
         for der in self.chain.iter().skip(1) {

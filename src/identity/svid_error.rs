@@ -79,7 +79,7 @@ pub enum SvidError {
     /// There is no bundle for the leaf's trust domain.
     #[error("trust domain {0} has no bundle here")]
     UnknownTrustDomain(TrustDomain),
-    /// Nobody is believed now, whoever it is.
+    /// No peer is trusted now, whatever it presents.
     #[error("no peer is trusted: {0}")]
     Withheld(Arc<str>),
     /// The chain does not lead to the bundle of the leaf's own trust domain.

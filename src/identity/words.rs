@@ -18,7 +18,7 @@ pub fn moment(at: SystemTime) -> String {
     humantime::format_rfc3339_seconds(at).to_string()
 }
 
-/// The same, as certificates name it.
+/// A moment of a certificate as people write it (RFC 3339).
 #[must_use]
 pub fn moment_of(at: UnixTime) -> String {
     moment(SystemTime::UNIX_EPOCH + Duration::from_secs(at.as_secs().min(1 << 40)))
@@ -73,7 +73,7 @@ pub(super) fn name_of(error: &impl fmt::Debug) -> String {
     name.split(['(', ' ', '{']).next().unwrap_or_default().to_owned()
 }
 
-/// The same in words: `missing key exchange` for `MissingKeyExchange`.
+/// The library's name for an error in words: `missing key exchange` for `MissingKeyExchange`.
 pub(super) fn name_in_words(error: &impl fmt::Debug) -> String {
     let mut words = String::new();
     for c in name_of(error).chars() {

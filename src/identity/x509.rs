@@ -56,7 +56,8 @@ pub fn parse_leaf(der: &CertificateDer<'_>) -> Result<Leaf, SvidError> {
     parse_leaf_by(der, |_| KeyUsageRule::Required)
 }
 
-/// The same, where `key_usage` says for the leaf's trust domain what is demanded of it.
+/// Reads a leaf and checks all rules that need neither time nor bundle; `key_usage` says for the
+/// leaf's trust domain whether a key usage is required.
 ///
 /// # Errors
 /// As [`parse_leaf`].

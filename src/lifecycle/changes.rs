@@ -12,7 +12,7 @@ pub async fn next_change<T>(watch: &mut watch::Receiver<T>) {
     }
 }
 
-/// The same where there may be nobody to announce one. Cancel safe.
+/// Waits for the next change; without a `watch`, for ever. Cancel safe.
 pub async fn next_change_if_any<T>(watch: Option<&mut watch::Receiver<T>>) {
     match watch {
         Some(watch) => next_change(watch).await,

@@ -148,7 +148,7 @@ impl<K: Clone + Eq + Hash> PlaceBooks<K> {
 }
 
 impl<K: Clone + Eq + Hash> Place<K> {
-    /// The caller has shown that it may be here.
+    /// The caller has shown that it is allowed.
     pub fn prove(&self) {
         let mut books = self.all.lock();
         if let Some(source) = books.sources.get_mut(&self.of)

@@ -15,7 +15,8 @@ impl<T> Default for Reminder<T> {
 }
 
 impl<T: Clone + Default + PartialEq> Reminder<T> {
-    /// Whether to say it now; nothing is the default of its kind, and is never said.
+    /// Whether to log `what` now: if it changed, or after a day. The default value means "nothing"
+    /// and is never logged.
     pub fn due(&mut self, what: &T, now: Instant) -> bool {
         if *what == T::default() {
             self.0 = None;

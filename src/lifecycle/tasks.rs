@@ -25,7 +25,7 @@ impl Tasks {
         self.spawn_on(&Handle::current(), work);
     }
 
-    /// The same on a given runtime (a data worker's).
+    /// Runs `work` on `runtime` (a data worker's) until it ends or [`Tasks::cut`] is called.
     pub fn spawn_on(&self, runtime: &Handle, work: impl Future<Output = ()> + Send + 'static) {
         // No wrapper here is an async block: that would hold the future twice.
         let work = work.with_cancellation_token_owned(self.stop.clone()).map(drop);

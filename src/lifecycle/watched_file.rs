@@ -102,7 +102,7 @@ impl WatchedFile {
         Self::of_all(vec![path.into()])
     }
 
-    /// The same for several files that are one thing together.
+    /// Several files that are one thing together; the versions that are there now count as taken.
     #[must_use]
     pub fn of_all(paths: Vec<PathBuf>) -> Self {
         let taken = Some(versions(&paths));

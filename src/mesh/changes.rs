@@ -62,8 +62,8 @@ pub struct Changes {
     pub services: Vec<Change<Service>>,
     /// Policies.
     pub policies: Vec<Change<Policy>>,
-    /// The namespaces about which a policy cannot be had now, or could not be had; the empty one is
-    /// the mesh.
+    /// The namespaces of a policy that cannot be read now, or could not be read before; the empty
+    /// one is the mesh.
     pub lacking: HashSet<Arc<str>>,
     /// Whether plaintext is taken now where it was refused, or the other way round.
     pub mtls: bool,

@@ -129,7 +129,7 @@ impl Compiled {
     }
 }
 
-/// A policy that is not known could be one that denies: then nobody may call.
+/// A policy that is not known could be one that denies: then all calls are denied.
 fn compile<'a>(known: &Map<NamedPolicy>, names: impl Iterator<Item = &'a Arc<str>>) -> Rules {
     let mut missing = None;
     let policies = names.filter_map(|key| {

@@ -13,8 +13,8 @@ pub enum AppHop {
     Sockmap,
 }
 
-/// What becomes of a pod's traffic that is not TCP, which no tunnel carries. What IP itself needs,
-/// DNS and what stays within the pod are left alone in any case. The stricter comes later.
+/// What happens to a pod's non-TCP traffic, which is not tunnelled: pass, count or drop. What IP
+/// itself needs, DNS and what stays within the pod are never touched. Ordered from lax to strict.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub enum NonTcp {
     /// It passes by, in plaintext.
@@ -132,6 +132,6 @@ pub struct LocalPod {
     pub netns: Option<NetnsRef>,
     /// How its applications' bytes come to us.
     pub app_hop: AppHop,
-    /// What becomes of its traffic that is not TCP.
+    /// What happens to its non-TCP traffic: pass, count or drop.
     pub non_tcp: NonTcp,
 }

@@ -93,7 +93,7 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Who else may answer for it, beside its endpoints' own identities.
     pub subject_alt_names: Vec<SpiffeId>,
-    /// Whom calls to it go through.
+    /// The waypoint that calls to this service go through.
     pub waypoint: Option<Arc<Gateway>>,
     /// Of these one is chosen for each connection by weight, before `waypoint`.
     pub weighted_waypoints: Vec<(Arc<Gateway>, u32)>,

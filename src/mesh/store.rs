@@ -30,7 +30,7 @@ pub struct Store {
     node: Option<Arc<str>>,
     /// Our own; empty if it makes no difference.
     cluster: Arc<str>,
-    /// Policies that cannot be had, and about which namespace each is.
+    /// Policies that could not be read, each with its namespace.
     lacking: HashMap<Arc<str>, Arc<str>>,
     addresses: Claims,
     texts: Interner<str>,
@@ -208,7 +208,8 @@ impl Store {
         differs
     }
 
-    /// Forgets a policy; whether it was there. Nobody may call a workload that still names it.
+    /// Forgets a policy; whether it was there. All calls to a workload that still names it are
+    /// denied.
     pub fn remove_policy(&mut self, key: &str) -> bool {
         self.have_policy(key);
         let Some(old) = self.view.policies.remove(key) else { return false };
@@ -217,9 +218,9 @@ impl Store {
         true
     }
 
-    /// There is a policy about a namespace, or about the mesh if that is empty, which cannot be had:
-    /// nobody may call whom it is about, until it is upserted or removed. Changes nothing where an
-    /// earlier version of it is in force.
+    /// Records that a policy of `namespace` (empty: of the whole mesh) could not be read: all calls
+    /// to the workloads in its scope are denied until it is upserted or removed. Does nothing if an
+    /// earlier version is in force.
     pub fn lack_policy(&mut self, key: &str, namespace: &str) {
         if self.view.policy(key).is_some() {
             return;

@@ -146,9 +146,9 @@ pub struct Template {
     pub cluster: Arc<str>,
     /// Where they run.
     pub locality: Locality,
-    /// Whom calls to their addresses go through.
+    /// The waypoint that calls to these addresses go through.
     pub waypoint: Option<Arc<Gateway>>,
-    /// Whom calls from other networks go through.
+    /// The gateway that calls from other networks go through.
     pub network_gateway: Option<Arc<Gateway>>,
     /// How their applications get HBONE that arrives.
     pub app_tunnel: Option<AppTunnel>,
@@ -197,7 +197,7 @@ pub struct Workload {
     pub name: Name,
     /// Its IP addresses.
     pub addresses: Addresses,
-    /// The node that carries it.
+    /// The node that it runs on.
     pub node: Option<Arc<str>>,
     /// Whether its platform says that it serves.
     pub healthy: bool,
@@ -288,7 +288,7 @@ impl Workload {
         self.local.as_ref().map_or(AppHop::Tcp, |local| local.app_hop)
     }
 
-    /// What becomes of its traffic that is not TCP.
+    /// What happens to its non-TCP traffic: pass, count or drop.
     #[must_use]
     pub fn non_tcp(&self) -> NonTcp {
         self.local.as_ref().map_or(NonTcp::Pass, |local| local.non_tcp)

@@ -59,7 +59,7 @@ impl Address {
         port == their_port && *port != 0 && (met || host.eq_ignore_ascii_case(theirs))
     }
 
-    /// The same for what is connected to: no host at all is this one.
+    /// Whether a connection to it stays on this host; an address without a host means this one.
     #[must_use]
     pub fn is_local_target(&self) -> bool {
         self.is_local() || matches!(self, Self::Tcp { host, .. } if host.is_empty())

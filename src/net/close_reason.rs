@@ -5,7 +5,7 @@ use std::{fmt, io, net::SocketAddr};
 /// Why a connection ended, and what went wrong if anything did.
 pub type Outcome = (CloseReason, Option<String>);
 
-/// How a connection ends when TCP to `addr` did not come to be.
+/// How a connection ends when TCP to `addr` was not established.
 #[must_use]
 pub fn connect_failed(addr: SocketAddr, error: &io::Error) -> Outcome {
     let reason = match error.kind() {
@@ -15,8 +15,8 @@ pub fn connect_failed(addr: SocketAddr, error: &io::Error) -> Outcome {
     (reason, Some(format!("TCP connect to {addr}: {error}")))
 }
 
-/// Whether TCP to a peer did not come to be for a reason that is not ours, as having no route at
-/// all is: somebody else may be reached all the same.
+/// Whether a TCP connect failed because of the peer or its network, so that another endpoint may
+/// still be reachable. False for local causes, such as no route at all.
 #[must_use]
 pub fn is_unreached(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
@@ -75,7 +75,8 @@ close_reasons! {
     PolicyDenied = "policy_denied" / "DENY";
     /// Was allowed, then a policy edit forbade it.
     PolicyChanged = "policy_changed" / "DENY";
-    /// The peer refused our CONNECT with 401, or took back what it had admitted.
+    /// The peer refused our CONNECT with 401, or closed the stream later, because its policy
+    /// changed.
     PeerDenied = "peer_denied" / "DENY";
     /// The peer answered our CONNECT with another status than 200 or 401.
     PeerRefused = "peer_refused" / "CONNECT";
@@ -83,7 +84,7 @@ close_reasons! {
     PlaintextRefused = "plaintext_refused" / "DENY";
     /// A call straight to one of adit's own ports, not a captured one.
     DirectCall = "direct_call" / "DENY";
-    /// A call to who is not in the mesh, which the operator forbids.
+    /// A call to a destination outside the mesh, which `REGISTRY_ONLY` forbids.
     EgressDenied = "egress_denied" / "DENY";
     /// A known service that has no endpoint, or not for this port.
     NoHealthyUpstream = "no_healthy_upstream" / "CONNECT";

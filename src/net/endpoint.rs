@@ -134,7 +134,7 @@ impl Listening {
         self.path.iter().for_each(BoundPath::claim);
     }
 
-    /// The same queue for one more worker. Needs that worker's runtime.
+    /// Accepts from this endpoint's queue in one more worker. Needs that worker's runtime.
     ///
     /// # Errors
     /// No descriptors.

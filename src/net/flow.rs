@@ -60,7 +60,7 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// The same where the destination is of `own`, which has these other names.
+    /// This flow, where the destination is of `own`, which has these other names.
     #[must_use]
     pub fn with_aliases(self, aliases: &TrustDomainAliases, own: &TrustDomain) -> Self {
         let Some(id) = self.peer_id.as_ref().filter(|_| !aliases.is_empty()) else { return self };

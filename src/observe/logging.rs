@@ -142,7 +142,7 @@ impl Logging {
         Self::begin(format, filter, writer, UtcTime::rfc_3339(), (dropped, guard))
     }
 
-    /// The same to the system log of this host, which dates the lines itself.
+    /// Starts logging for the process to the system log of this host, which dates the lines itself.
     ///
     /// # Errors
     /// As [`Logging::start`], and if there is no system log.
@@ -212,8 +212,8 @@ impl Logging {
         self.filter.with_current(ToString::to_string).unwrap_or_default()
     }
 
-    /// Adds to the filter, or to the default one if that is to be restored first. What is said of a
-    /// part that has a level already replaces that.
+    /// Adds to the filter, or to the default one if that is to be restored first. A new level of a
+    /// part replaces its earlier one.
     ///
     /// # Errors
     /// If `more` cannot be parsed; the filter stays as it was.

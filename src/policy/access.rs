@@ -33,13 +33,14 @@ pub struct Access {
     pub policies: Option<PathBuf>,
     /// A Rego policy.
     pub rego: Option<RegoConfig>,
-    /// A file of SPIFFE IDs that are banned, whatever admits them. It names nobody.
+    /// A file of banned SPIFFE IDs, refused whatever else allows them. It does not count as an
+    /// allow rule.
     pub bans: Option<PathBuf>,
 }
 
 impl Access {
-    /// Whether everybody is admitted, and somebody is named beside that. Istio policies may be:
-    /// they can deny.
+    /// Whether `all` is set together with other names, which then have no effect. Istio policies do
+    /// not count: they can deny.
     #[must_use]
     pub fn all_and_names(&self) -> bool {
         let names = Self { all: false, policies: None, ..self.clone() };

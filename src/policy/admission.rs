@@ -32,8 +32,8 @@ pub struct Protection<'a> {
 pub struct Request<'a> {
     /// The caller as it is proven, and where it wants to go.
     pub flow: &'a Flow,
-    /// The same as each of the other SPIFFE IDs that its certificate shows. They prove nothing: no
-    /// `ALLOW` goes by them, and any of them may be denied.
+    /// `flow` once for each further SPIFFE ID in the caller's certificate. These are not proven: no
+    /// `ALLOW` rule matches them, but a `DENY` rule may.
     pub as_shown: &'a [Flow],
     /// Whether an `ALLOW` may admit it. A certificate that breaks a rule for X.509-SVIDs proves no
     /// ID, and its caller may be denied by it all the same.
@@ -122,9 +122,10 @@ pub struct Decision {
     pub refused: Option<(CloseReason, String)>,
 }
 
-/// Decides whether a connection may enter. Plaintext where `mtls` is strict may not; then any
-/// `DENY` that matches refuses; then nobody may where the policies say so; then an access rule or
-/// an `ALLOW` must admit the caller, where there are such.
+/// Decides whether a connection may enter. In this order: plaintext is refused if mTLS is strict; a
+/// matching `DENY` policy refuses; every caller is refused if a policy is missing or the workload
+/// is not in the mesh; otherwise, if there are access rules or `ALLOW` policies, one of them must
+/// match.
 #[must_use]
 pub fn decide<'a>(protection: Protection<'a>, request: &'a Request<'a>) -> Trace<'a> {
     let trace = |outcome, dry_run| Trace { protection, request, outcome, dry_run };

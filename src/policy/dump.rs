@@ -26,7 +26,7 @@ pub struct PolicyDump {
     /// `FILE:LINE` of each rule, if its source has lines. Ours, as is what follows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub places: Vec<String>,
-    /// What becomes of rules that ask for something of HTTP.
+    /// How rules with conditions on HTTP are enforced.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }

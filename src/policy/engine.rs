@@ -11,7 +11,7 @@ pub struct Rules {
     deny: Indexed,
     allow: Indexed,
     dry: Vec<Named>,
-    /// Nobody may call, and why.
+    /// Why all calls are denied, if they are.
     nobody: Option<String>,
     /// It is because a policy is not known, which may come.
     lacks_policy: bool,
@@ -126,21 +126,21 @@ impl Rules {
         rules
     }
 
-    /// For a workload that is not in the mesh: nobody may call it.
+    /// For a workload that is not in the mesh: all calls to it are denied.
     #[must_use]
     pub fn deny_all() -> Self {
         Self { nobody: Some("the destination is not in the mesh".into()), ..Self::default() }
     }
 
-    /// The same for a workload that another policy selects too, which is not known: nobody may call
-    /// it. What the others deny they still deny.
+    /// Adds that `policy`, which also selects the workload, is missing: all callers are denied.
+    /// DENY policies still match first.
     #[must_use]
     pub fn without(self, policy: &str) -> Self {
         let nobody = Some(format!("policy {policy} has not been received"));
         Self { nobody, lacks_policy: true, ..self }
     }
 
-    /// Whether nobody may call because a policy is not known.
+    /// Whether all calls are denied because a policy is not known.
     #[must_use]
     pub fn lacks_policy(&self) -> bool {
         self.lacks_policy
@@ -218,7 +218,7 @@ impl<'a> Verdict<'a> {
         matches!(self.outcome, RuleOutcome::NoPolicy)
     }
 
-    /// Whether nobody may call, whoever it is.
+    /// Whether all calls are denied, whoever the caller is.
     pub(super) fn nobody_may(&self) -> bool {
         matches!(self.outcome, RuleOutcome::Nobody { .. })
     }
@@ -261,7 +261,8 @@ impl fmt::Display for Verdict<'_> {
 }
 
 /// Asks the rules of the destination about a flow (istio-ambient facts §10): any DENY that
-/// matches denies; else nobody may where a policy is not known; else without any ALLOW it passes; else one ALLOW must match.
+/// matches denies; else all calls are denied where a policy is not known; else without any ALLOW it
+/// passes; else one ALLOW must match.
 pub(super) fn authorize<'a>(rules: &'a Rules, flow: &'a Flow) -> Verdict<'a> {
     let dry_run = rules.dry.iter().filter_map(|named| would_do(named, flow)).collect();
     Verdict { outcome: decide(rules, flow), dry_run }

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::net::Flow;
 
-/// What becomes of a rule that asks for something of HTTP.
+/// How a rule with conditions on HTTP is enforced.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum HttpPart {
     /// The rule applies by what L4 sees of it: more is denied than the policy says.

@@ -181,7 +181,7 @@ impl<A: Arrival> AcceptBalancer<A> {
         Self::with_part(workers, HALF)
     }
 
-    /// The same where one accepts for all: nobody else spreads what comes.
+    /// A balancer for each of `workers`, where one accepts for all: nobody else spreads what comes.
     pub fn of_one(workers: usize) -> Vec<Self> {
         Self::with_part(workers, EIGHTH)
     }

@@ -22,7 +22,7 @@ pub struct SockmapRedirect {
 }
 
 impl SockmapRedirect {
-    /// For an application that is in `watched` and believes to talk to `remote`.
+    /// For an application that is in `watched`; `remote` is the peer's address on its socket.
     #[must_use]
     pub fn new(watched: Arc<Watched>, remote: SocketAddr) -> Self {
         Self { watched, remote, messages: 0, pair: None, two_queues: false }

@@ -40,7 +40,7 @@ impl TcpRemote {
         Self { far: App::new(socket), up: Vec::new(), down: Vec::new() }
     }
 
-    /// The same with what the application has said already.
+    /// This remote with `said`, the first bytes of the application, still to be sent.
     #[must_use]
     pub fn holding(self, said: Vec<u8>) -> Self {
         Self { up: said, ..self }

@@ -49,8 +49,8 @@ fn exceeds(fd: u64, most: u64, has: u64, others: u64) -> bool {
 }
 
 /// The sockets that the service manager opened for this process, with their names
-/// (sd_listen_fds(3)); the variables that told of them are unset, so that no child believes them.
-/// For the start of the process: a second call finds nothing.
+/// (sd_listen_fds(3)); the variables that told of them are unset, so that no child uses them. For
+/// the start of the process: a second call finds nothing.
 ///
 /// # Errors
 /// If the variables contradict each other, or if the process has threads already.

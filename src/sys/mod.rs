@@ -1,5 +1,5 @@
-//! The kernel, with safe signatures: the only room where `unsafe` may stand.
-#![allow(unsafe_code, reason = "this is the room for it; each block says why it is sound")]
+//! The kernel, with safe signatures: the only module where `unsafe` may stand.
+#![allow(unsafe_code, reason = "this is the module for it; each block says why it is sound")]
 
 pub mod confine;
 pub mod datagrams;

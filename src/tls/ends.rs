@@ -52,7 +52,7 @@ impl Expiries {
             let name = X509Certificate::from_der(der).map(|(_, cert)| cert.subject().to_string());
             let name = name.unwrap_or_default().chars().take(256).collect::<String>();
             self.faults.push(format!(
-                "peers may refuse our own certificate for {name}, which is sent with it: {why}"
+                "peers may refuse our chain, because of its intermediate {name}: {why}"
             ));
         }
         self

@@ -99,7 +99,7 @@ impl TlsError {
         }
     }
 
-    /// The same with whom the peer's certificate names, if it does not say so already.
+    /// This error with the name in the peer's certificate, if it does not say it already.
     pub(super) fn about(self, peer: Option<String>) -> Self {
         match peer {
             Some(peer) if !self.to_string().contains(&peer) => {

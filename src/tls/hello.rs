@@ -43,8 +43,8 @@ impl<'a> ClientHelloPeek<'a> {
         Self { tcp, hello: Hello::of(protocol), ended: false }
     }
 
-    /// What the first bytes say. Who says nothing for so long waits to be spoken to, which no
-    /// client of TLS does.
+    /// Classifies the connection by its first bytes. A client that sends nothing for `silence`
+    /// waits for the server to speak first, so it does not speak TLS.
     ///
     /// # Errors
     /// What became of the connection.

@@ -47,7 +47,8 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::clone(&PROVIDER)
 }
 
-/// The same with the suites of TLS 1.2 behind them: ECDHE with AES-GCM or ChaCha20-Poly1305.
+/// The cryptography of [`provider`], with the suites of TLS 1.2 behind its own: ECDHE with AES-GCM
+/// or ChaCha20-Poly1305.
 #[must_use]
 pub fn classic_provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {

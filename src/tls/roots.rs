@@ -259,7 +259,7 @@ fn unknown_issuer() -> Error {
     Error::InvalidCertificate(CertificateError::UnknownIssuer)
 }
 
-/// The same for a leaf that nothing else is asked of.
+/// Checks the key of a leaf of which nothing else is checked.
 pub(super) fn check_leaf_key(leaf: &CertificateDer<'_>) -> Result<(), Error> {
     X509Certificate::from_der(leaf).map_or(Ok(()), |(_, leaf)| check_key(&leaf))
 }

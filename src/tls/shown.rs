@@ -30,7 +30,7 @@ pub(super) fn named() -> Option<String> {
     name_in(&SHOWN.with_borrow_mut(Option::take)?)
 }
 
-/// The same of this leaf.
+/// Who this leaf says that it is, which proves nothing.
 pub(super) fn name_in(leaf: &CertificateDer<'_>) -> Option<String> {
     let (_, cert) = X509Certificate::from_der(leaf).ok()?;
     let names = cert.subject_alternative_name().ok().flatten();

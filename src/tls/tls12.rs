@@ -10,9 +10,9 @@ use super::{TlsError, TrafficKey};
 
 /// The records of one TLS 1.2 connection, without I/O.
 pub trait Tls12: Send {
-    /// Opens the whole records in `input` and appends what they held to `plain`, as long as that
-    /// has less than `most` bytes; says how many bytes of `input` were used and whether the
-    /// peer has said close_notify.
+    /// Opens the whole records in `input` and appends their plaintext to `plain`, as long as that
+    /// has less than `most` bytes; says how many bytes of `input` were used and whether the peer
+    /// has said close_notify.
     ///
     /// # Errors
     /// The connection must end.

@@ -37,7 +37,8 @@ impl Presented<'_> {
     }
 }
 
-/// Whom a handshake lets pass. That the peer has the key of its certificate is proven beside this.
+/// Decides which peers a handshake accepts. Possession of the private key is verified separately
+/// (CertificateVerify).
 pub trait VerifyPeer: fmt::Debug + Send + Sync {
     /// Lets the peer pass, or says why not.
     ///

@@ -7,6 +7,7 @@
 mod alerts;
 mod allowed;
 mod circles;
+mod comments;
 mod functions;
 mod parity;
 mod phrases;
@@ -121,6 +122,11 @@ fn each_alert_has_a_runbook_that_is_there_and_the_manifest_has_the_same_alerts()
 #[test]
 fn phrases_that_were_mended_do_not_come_back() {
     none("a user understands a sentence at the first reading", &phrases::found(), &[]);
+}
+
+#[test]
+fn a_doc_comment_is_understood_alone_and_in_the_words_of_the_field() {
+    none("a doc comment is understood alone", &comments::found(), allowed::COMMENTS);
 }
 
 #[test]

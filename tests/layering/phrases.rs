@@ -6,7 +6,7 @@ use std::fs;
 use crate::tree;
 
 /// A phrase, what stands in its place, and where the same letters are well.
-type Phrase = (&'static str, &'static str, &'static [&'static str]);
+pub(crate) type Phrase = (&'static str, &'static str, &'static [&'static str]);
 
 /// In lower case, as whole words.
 const PHRASES: &[Phrase] = &[
@@ -85,6 +85,15 @@ const PHRASES: &[Phrase] = &[
     ("a deny goes before", "DENY rules win over all others", &[]),
     ("what cannot be honoured", "unsupported options", &[]),
     ("take notice", "read it, use it", &[]),
+    ("is let pass", "is allowed", &[]),
+    ("are let pass", "are allowed", &[]),
+    ("out of time", "expired, or not valid yet", &[]),
+    ("showed no certificate", "presented no certificate", &[]),
+    ("interim answers", "interim responses (RFC 9110)", &[]),
+    ("vouch for", "sign, issue", &[]),
+    ("in peace", "while nothing changes", &[]),
+    ("the former", "name it again", &[]),
+    ("passes no node", "bypasses the node", &[]),
     ("otherother", "the cause in words", &[]),
     ("invalidcharacter(", "the cause in words", &[]),
     ("os error 98", "another process is listening there", &[]),
@@ -121,7 +130,7 @@ pub(crate) fn found() -> Vec<String> {
             if !message.contains(' ') {
                 continue;
             }
-            found.extend(in_words(&message).map(|why| format!("{path}:{line}: {why}")));
+            found.extend(in_words(&message, PHRASES).map(|why| format!("{path}:{line}: {why}")));
             found.extend(uncounted(&message).map(|why| format!("{path}:{line}: {why}")));
         }
         if path.starts_with("src/cli/") {
@@ -131,14 +140,14 @@ pub(crate) fn found() -> Vec<String> {
                 .enumerate()
                 .filter_map(|(at, line)| Some((at + 1, line.trim_start().strip_prefix("/// ")?)));
             for (line, help) in help {
-                found.extend(in_words(help).map(|why| format!("{path}:{line}: {why}")));
+                found.extend(in_words(help, PHRASES).map(|why| format!("{path}:{line}: {why}")));
             }
         }
     }
     for path in tree::paths(DOCUMENTS, &["md", "yaml", "json", "tpl", "txt", "service"]) {
         let text = fs::read_to_string(&path).unwrap();
         let joined = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        found.extend(in_words(&joined).map(|why| format!("{path}: {why}")));
+        found.extend(in_words(&joined, PHRASES).map(|why| format!("{path}: {why}")));
     }
     found
 }
@@ -146,10 +155,11 @@ pub(crate) fn found() -> Vec<String> {
 /// Where a user reads, beside the program.
 const DOCUMENTS: &[&str] = &["README.md", "CHANGELOG.md", "src/guide", "src/cli/init", "deploy"];
 
-fn in_words(text: &str) -> impl Iterator<Item = String> + use<> {
+/// The phrases of `list` in a text, with what to write instead.
+pub(crate) fn in_words(text: &str, list: &[Phrase]) -> impl Iterator<Item = String> + use<> {
     let lower = text.to_lowercase();
     let mut found = Vec::new();
-    for (phrase, better, well) in PHRASES {
+    for (phrase, better, well) in list {
         let rest = well.iter().fold(lower.clone(), |rest, well| rest.replace(well, "·"));
         for (at, _) in rest.match_indices(phrase) {
             let before = rest[..at].chars().next_back();
@@ -224,8 +234,8 @@ fn a_phrase_is_found_where_it_is_one() {
     let texts =
         literals("fn f() { g(\"x is no \\\n    address\", '\"', r#\"a \"b\" c\"#); } // \"no\"\n");
     assert_eq!(texts, [(1, "x is no address".to_owned()), (2, "a \"b\" c".to_owned())]);
-    assert_eq!(in_words("x is no address").count(), 1);
-    assert_eq!(in_words("x is no longer there; there is no node").count(), 0);
+    assert_eq!(in_words("x is no address", PHRASES).count(), 1);
+    assert_eq!(in_words("x is no longer there; there is no node", PHRASES).count(), 0);
     assert!(uncounted("{} services").is_some() && uncounted("{MOST} services").is_none());
     assert!(uncounted("{n} targets, at most 8 are allowed").is_none());
 }

@@ -293,7 +293,7 @@ fn a_server_without_roots_says_that_public_cas_count() {
         Adit::spawn(command)
     };
     let adit = start("--allow-cn app".into());
-    adit.logs("WARN … any public CA of the system's store may vouch for a client");
+    adit.logs("WARN … a client with an allowed name is accepted from any public CA");
     for more in
         [format!("--allow-cn app --cacert {}", pki.at("ca.pem")), "--disable-authentication".into()]
     {

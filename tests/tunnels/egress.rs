@@ -15,7 +15,7 @@ use adit::{
         TunnelConfig,
         connect::{Authority, ConnectRequest},
         order::Ticket,
-        server::{Incoming, Service, serve},
+        server::{Incoming, TunnelParams, serve},
     },
     identity::LocalIdentity,
     lifecycle::Tasks,
@@ -76,7 +76,7 @@ async fn far(tcp: TcpStream, tasks: Tasks, taken: LocalIdentity, requests: Arc<A
     };
     let (config, draining) = (TunnelConfig::default(), CancellationToken::new());
     let caller = crate::tunnel::caller(&session, peer);
-    let with = Service { peer, config: &config, caller: &caller, tasks: &tasks, draining };
+    let with = TunnelParams { peer, config: &config, caller: &caller, tasks: &tasks, draining };
     let _ = serve(session, with, handle).await;
 }
 

@@ -9,7 +9,7 @@ use std::{
 use adit::{
     hbone::{
         TunnelConfig,
-        server::{Incoming, Service, serve},
+        server::{Incoming, TunnelParams, serve},
     },
     lifecycle::Tasks,
     observe::conn::Meter,
@@ -64,7 +64,7 @@ async fn far(tcp: TcpStream, tasks: Tasks) {
     let who = crate::tunnel::caller(&session, peer);
     let _ = serve(
         session,
-        Service { peer, config: &config, caller: &who, tasks: &tasks, draining },
+        TunnelParams { peer, config: &config, caller: &who, tasks: &tasks, draining },
         handle,
     )
     .await;

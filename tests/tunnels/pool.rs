@@ -13,7 +13,7 @@ use adit::{
         ConnectError, Hop, Pool, Through, TunnelConfig, Underlay,
         connect::ConnectRequest,
         order::Ticket,
-        server::{Incoming, Service, serve},
+        server::{Incoming, TunnelParams, serve},
         stream::TunnelStream,
     },
     identity::LocalIdentity,
@@ -217,7 +217,7 @@ async fn adit(tcp: TcpStream, tasks: Tasks, own: LocalIdentity) {
     let who = caller(&session, peer);
     let _ = serve(
         session,
-        Service { peer, config: &config, caller: &who, tasks: &tasks, draining },
+        TunnelParams { peer, config: &config, caller: &who, tasks: &tasks, draining },
         handle,
     )
     .await;
@@ -262,7 +262,7 @@ fn renewed() {
                 let who = caller(&session, peer);
                 let _ = serve(
                     session,
-                    Service { peer, config: &config, caller: &who, tasks: &tasks, draining },
+                    TunnelParams { peer, config: &config, caller: &who, tasks: &tasks, draining },
                     handle,
                 )
                 .await;

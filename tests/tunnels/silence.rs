@@ -14,7 +14,7 @@ use adit::{
         TunnelConfig,
         connect::ConnectRequest,
         order::Ticket,
-        server::{Incoming, Service, serve},
+        server::{Incoming, TunnelParams, serve},
         stream::TunnelStream,
     },
     lifecycle::Tasks,
@@ -105,7 +105,7 @@ async fn idle(tasks: &Tasks) -> Ends {
         let who = crate::tunnel::caller(&session, peer);
         let _ = serve(
             session,
-            Service { peer, config: &config, caller: &who, tasks: &streams, draining },
+            TunnelParams { peer, config: &config, caller: &who, tasks: &streams, draining },
             handle,
         )
         .await;

@@ -12,7 +12,7 @@ use adit::{
         Caller, Callers, Hop, Pool, TunnelConfig,
         connect::{Authority, ConnectRequest},
         order::Ticket,
-        server::{Incoming, Service, serve},
+        server::{Incoming, TunnelParams, serve},
     },
     identity::LocalIdentity,
     lifecycle::Tasks,
@@ -250,7 +250,7 @@ async fn adit_server(listener: TcpListener, tasks: Tasks, (meters, taken): (Mete
             let who = callers.enter(&session.peer.id, peer.ip(), Instant::now()).unwrap();
             let _ = serve(
                 session,
-                Service { peer, config: &config, caller: &who, tasks: &tasks, draining },
+                TunnelParams { peer, config: &config, caller: &who, tasks: &tasks, draining },
                 handle,
             )
             .await;
@@ -406,7 +406,7 @@ pub(crate) async fn slow_reader() -> (TlsStream<TcpStream>, CancellationToken) {
         let who = caller(&session, peer);
         let _ = serve(
             session,
-            Service { peer, config: &config, caller: &who, tasks: &tasks, draining: stop },
+            TunnelParams { peer, config: &config, caller: &who, tasks: &tasks, draining: stop },
             handle,
         )
         .await;

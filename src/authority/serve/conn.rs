@@ -33,7 +33,7 @@ pub struct CaClient {
     pub addr: SocketAddr,
     /// The chain it showed in the handshake, leaf first.
     pub(super) chain: Option<Arc<[CertificateDer<'static>]>>,
-    /// For how long it may be here.
+    /// How long it may stay open.
     pub(super) stay: Arc<Stay>,
 }
 

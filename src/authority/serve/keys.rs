@@ -1,5 +1,5 @@
 //! The keys that sign service-account tokens: a JWKS from a file or a URL. The last good set
-//! stays when a newer one cannot be had.
+//! stays when a newer one cannot be fetched.
 
 use std::{
     collections::HashMap,

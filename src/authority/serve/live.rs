@@ -2,7 +2,7 @@
 
 use super::{Attestors, Kubernetes, ServerConfig};
 
-/// Of `wanted` what can be had without another start: names, lifetimes, whom trusted node accounts
+/// What of `wanted` takes effect without a restart: names, lifetimes, whom trusted node accounts
 /// are, and what tokens must say. What proves who callers are can be taken away, and given again;
 /// to be added or exchanged it needs files and ports that this process was not given at its
 /// `start`. Where that would be, what is in use `now` stays.

@@ -61,7 +61,7 @@ pub enum TokenError {
     /// Not bound to a pod: it would outlive it.
     #[error("the token is not bound to a pod (name and UID)")]
     Unbound,
-    /// The keys cannot be had.
+    /// The keys cannot be fetched.
     #[error("the issuer's keys cannot be fetched: {0}")]
     NoKeys(String),
     /// The API server says no.

@@ -21,12 +21,12 @@ use crate::{
 /// All of them.
 #[derive(Default)]
 pub(super) struct Answers {
-    by_pod: Mutex<BTreeMap<Arc<str>, Pod>>,
+    by_pod: Mutex<BTreeMap<Arc<str>, PodAnswers>>,
     trusted: watch::Sender<Arc<BundleSet>>,
 }
 
 #[derive(Default)]
-struct Pod {
+struct PodAnswers {
     x509: Option<PodAnswer>,
     jwt: Option<KeySets>,
 }
@@ -46,7 +46,7 @@ impl Answers {
 
     /// A pod is asked for; answers for others are not kept.
     pub(super) fn begin(&self, uid: &Arc<str>) {
-        self.lock().insert(Arc::clone(uid), Pod::default());
+        self.lock().insert(Arc::clone(uid), PodAnswers::default());
     }
 
     /// Its newest answer.
@@ -55,7 +55,8 @@ impl Answers {
     /// The pod that has this key already.
     pub(super) fn take(&self, uid: &str, answer: PodAnswer) -> Result<(), Arc<str>> {
         let mut pods = self.lock();
-        let has = |pod: &Pod| pod.x509.as_ref().is_some_and(|a| a.public_key == answer.public_key);
+        let has =
+            |pod: &PodAnswers| pod.x509.as_ref().is_some_and(|a| a.public_key == answer.public_key);
         if let Some((other, _)) = pods.iter().find(|(of, pod)| ***of != *uid && has(pod)) {
             return Err(Arc::clone(other));
         }
@@ -91,7 +92,7 @@ impl Answers {
         self.tell(&pods);
     }
 
-    fn tell(&self, pods: &BTreeMap<Arc<str>, Pod>) {
+    fn tell(&self, pods: &BTreeMap<Arc<str>, PodAnswers>) {
         let now = SystemTime::now();
         let bundles = common(pods, |answer| answer.not_after > now)
             .or_else(|| common(pods, |_| true))
@@ -105,21 +106,21 @@ impl Answers {
         });
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Pod>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, PodAnswers>> {
         self.by_pod.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What all answers that count agree on; `None` if none counts.
 fn common(
-    pods: &BTreeMap<Arc<str>, Pod>,
+    pods: &BTreeMap<Arc<str>, PodAnswers>,
     counts: impl Fn(&PodAnswer) -> bool,
 ) -> Option<BundleSet> {
     let mut all = pods.values().filter_map(|p| Some((p.x509.as_ref().filter(|a| counts(a))?, p)));
     let (first, pod) = all.next()?;
     let mut shared: Vec<TrustBundle> = first.bundles.iter().cloned().collect();
     let mut with_jwt: Vec<BundleSet> = Vec::new();
-    let mut add_jwt = |answer: &PodAnswer, pod: &Pod| {
+    let mut add_jwt = |answer: &PodAnswer, pod: &PodAnswers| {
         let sets = pod.jwt.as_ref();
         with_jwt.extend(sets.map(|sets| with_jwt_authorities(&answer.bundles, sets)));
     };

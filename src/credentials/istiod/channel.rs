@@ -8,13 +8,16 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::{
     config::IstiodConfig,
-    refused::{Heard, Refused},
+    refused::{CertificateRefused, Heard},
 };
 
 /// A channel to istiod that connects at the first call and shows `own`, and whether
 /// the CA refuses `own` on it.
-pub(super) fn connect(config: &IstiodConfig, own: Option<Arc<CertifiedKey>>) -> (Channel, Refused) {
-    let refused = Refused::default();
+pub(super) fn connect(
+    config: &IstiodConfig,
+    own: Option<Arc<CertifiedKey>>,
+) -> (Channel, CertificateRefused) {
+    let refused = CertificateRefused::default();
     let hears = refused.clone();
     let server = Arc::new(config.server.clone());
     let endpoint = Endpoint::from_static("https://istiod")

@@ -32,7 +32,7 @@ use tonic::{Code, Request, Status, transport::Channel};
 pub use self::config::IstiodConfig;
 use self::{
     channel::connect,
-    refused::Refused,
+    refused::CertificateRefused,
     request::{csr, message},
     status::{is_broken, new_join_token, said_to, wants_join_token},
 };
@@ -255,7 +255,7 @@ impl Istiod {
         };
         let (channel, refused) = match own.clone() {
             Some(own) => connect(&self.config, Some(own)),
-            None => (channel, Refused::default()),
+            None => (channel, CertificateRefused::default()),
         };
         let mut client =
             IstioCertificateServiceClient::new(channel).max_decoding_message_size(LONGEST);

@@ -16,9 +16,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Said by a connection to whoever made it.
 #[derive(Clone, Default)]
-pub(super) struct Refused(Arc<AtomicBool>);
+pub(super) struct CertificateRefused(Arc<AtomicBool>);
 
-impl Refused {
+impl CertificateRefused {
     pub(super) fn seen(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
@@ -48,7 +48,7 @@ fn is_of_certificate(alert: AlertDescription) -> bool {
 /// A connection on which an alert is looked for.
 pub(super) struct Heard<S> {
     pub(super) stream: S,
-    pub(super) refused: Refused,
+    pub(super) refused: CertificateRefused,
 }
 
 impl<S: AsyncRead + Unpin> Heard<S> {

@@ -19,7 +19,8 @@ pub struct Credentials {
     pub trust: PeerTrust,
     /// What our own certificate says.
     pub own: Option<PeerCert>,
-    /// The same as an X.509-SVID, with the bundles of whom it trusts, if it is one.
+    /// Our own certificate as an X.509-SVID, with the bundles that peers are verified against, if
+    /// it is one.
     pub svid: Option<LocalIdentity>,
     /// When it ends.
     pub not_after: Option<SystemTime>,
@@ -33,7 +34,7 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// The same where its source has taken back what is shown.
+    /// These credentials after their source has taken back what is shown.
     pub(super) fn without_identity(&self, why: &str) -> Self {
         Self {
             key: None,

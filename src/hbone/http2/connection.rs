@@ -373,7 +373,7 @@ impl Http2 {
         id.is_multiple_of(2) != (self.role == Role::Client)
     }
 
-    /// Whether this end has said that it goes.
+    /// Whether this end has sent GOAWAY.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
         self.leaving.is_some()

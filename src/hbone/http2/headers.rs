@@ -1,4 +1,4 @@
-//! Header blocks: gathered over CONTINUATION (RFC 9113 §6.10), read, and held to §8.3.
+//! Header blocks: gathered over CONTINUATION (RFC 9113 §6.10), read, and checked against §8.3.
 
 use super::{
     Failure,

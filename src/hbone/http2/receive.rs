@@ -44,7 +44,7 @@ impl Http2 {
                 }
             };
             if self.is_unread() {
-                let why = "sends many requests and reads no answers";
+                let why = "many requests whose responses are not read";
                 return Err(Failure::new(Code::ENHANCE_YOUR_CALM, why));
             }
             used += n;
@@ -205,7 +205,7 @@ impl Http2 {
 
     fn request(&mut self, id: u32, end: bool, fields: Fields, now: Instant) -> Received {
         if id.is_multiple_of(2) {
-            return Err(Failure::protocol("a client's stream with an even number"));
+            return Err(Failure::protocol("a client's stream with an even identifier"));
         }
         self.last_peer = id;
         self.budget.request(now)?;
@@ -233,7 +233,9 @@ impl Http2 {
     fn answer(&mut self, id: u32, end: bool, fields: &Fields, now: Instant) -> Received {
         let Some(stream) = self.streams.get_mut(&id) else {
             if fields.asks() {
-                return Err(Failure::protocol("a request on a stream number that was used before")); // §5.1.1
+                return Err(Failure::protocol(
+                    "a request on a stream identifier that was used before",
+                )); // §5.1.1
             }
             return self.budget.pay(1, "HEADERS on closed streams", now).map(|()| None);
         };
@@ -243,7 +245,7 @@ impl Http2 {
         if self.role == Role::Client && !stream.answered {
             return match fields.status() {
                 Some(100..200) if !end => {
-                    self.budget.pay(1, "flood of interim answers", now).map(|()| None)
+                    self.budget.pay(1, "flood of interim responses", now).map(|()| None)
                 }
                 Some(status @ 200..) => {
                     stream.answered = true;
@@ -261,7 +263,7 @@ impl Http2 {
     fn reset_came(&mut self, head: Head, payload: &[u8], now: Instant) -> Received {
         let code = Code(number(payload)?);
         if self.is_idle(head.stream) {
-            return Err(Failure::protocol("RST_STREAM of a stream that was never open"));
+            return Err(Failure::protocol("RST_STREAM on an idle stream"));
         }
         let Some(stream) = self.remove(head.stream) else {
             return self.budget.pay(1, "RST_STREAM flood", now).map(|()| None);
@@ -348,7 +350,7 @@ impl Http2 {
             return Ok(Some(Event::Window(None)));
         }
         if self.is_idle(head.stream) {
-            return Err(Failure::protocol("WINDOW_UPDATE of a stream that was never open"));
+            return Err(Failure::protocol("WINDOW_UPDATE on an idle stream"));
         }
         let Some(stream) = self.streams.get_mut(&head.stream) else { return Ok(None) };
         match stream.send.grow(i64::from(by)) {

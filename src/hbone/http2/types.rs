@@ -24,7 +24,7 @@ pub struct Limits {
     pub eager: bool,
     /// What its window may grow to while the application has room for it.
     pub stream_window_most: u32,
-    /// The same for the connection; given back on arrival, as streams are bounded.
+    /// The flow-control window of the connection; given back on arrival, as streams are bounded.
     pub connection_window: u32,
     /// The largest DATA frame.
     pub max_frame: u32,

@@ -70,13 +70,13 @@ impl JwtSigner {
         Ok(Self { key, public_key, key_id, issuer: None })
     }
 
-    /// The same with another `kid`, which must be unique in the trust domain.
+    /// This signer with another `kid`, which must be unique in the trust domain.
     #[must_use]
     pub fn with_key_id(self, key_id: &str) -> Self {
         Self { key_id: key_id.into(), ..self }
     }
 
-    /// The same with an `iss`, as OIDC federation wants: the issuer's URL.
+    /// This signer with an `iss`, as OIDC federation wants: the issuer's URL.
     #[must_use]
     pub fn with_issuer(self, issuer: &str) -> Self {
         Self { issuer: Some(issuer.into()), ..self }

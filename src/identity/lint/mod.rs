@@ -117,7 +117,7 @@ impl Report {
         self.add(rule, clause, Verdict::Ok, found.into(), "");
     }
 
-    /// A rule that is broken, which nobody minds.
+    /// Reports a deviation from the specification that adit and most other implementations accept.
     pub fn warn(
         &mut self,
         rule: &str,
@@ -224,7 +224,8 @@ pub fn printable(text: &str) -> String {
     printable
 }
 
-/// The same for a JSON text, where only some of these are escaped.
+/// JSON with a peer's words in it, for a terminal: what would steer it, or turn the order of
+/// letters, is written as `\u` and four digits, except line breaks between values.
 #[must_use]
 pub fn printable_json(json: &str) -> String {
     let mut printable = String::with_capacity(json.len());

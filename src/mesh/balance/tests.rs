@@ -50,7 +50,7 @@ fn chosen(mesh: &View, service: &Service, from: &Workload) -> BTreeSet<String> {
     chosen_but(mesh, service, from, &Avoided::default())
 }
 
-/// The same where some are rather not given.
+/// Who is chosen, of 100 random numbers, where some are to be avoided.
 fn chosen_but(
     mesh: &View,
     service: &Service,

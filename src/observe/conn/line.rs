@@ -31,7 +31,7 @@ pub(super) enum Event {
     Complete,
     /// Something did, or it was cut: in Istio's words.
     CompleteWithError,
-    /// It did not come to be: in Istio's words.
+    /// It was not established: in Istio's words.
     NeverOpened,
     /// In ours.
     Denied,

@@ -62,7 +62,8 @@ impl LiveConn {
         self.task.wake();
     }
 
-    /// The same, with words for its record; whether it was open until now.
+    /// Closes the connection with `reason`, and `why` as the error in its record. Returns false if
+    /// it was being closed already.
     pub fn close_by(&self, reason: CloseReason, why: &str) -> bool {
         if self.was_cut().is_some() {
             return false;
@@ -137,7 +138,7 @@ impl LiveConn {
         self.metadata(|facts| self.view_of(facts))
     }
 
-    /// The same for who has the facts in hand.
+    /// What is known now, as programs read it, for a caller that has the metadata already.
     pub(super) fn view_of(&self, facts: &ConnMetadata) -> ConnectionView {
         let (bytes_sent, bytes_received) = self.sent_and_received();
         ConnectionView {

@@ -88,7 +88,8 @@ impl OpenConn {
         self.reason = reason;
     }
 
-    /// The same with what went wrong.
+    /// Ends the record with a reason and an error; it is written when `self` goes out of scope,
+    /// here.
     pub fn fail(mut self, reason: CloseReason, error: impl ToString) {
         self.reason = reason;
         self.metadata(|f| f.error = Some(bounded(&error.to_string()).into()));

@@ -41,8 +41,8 @@ impl CredentialMetrics {
             outage_budget: seconds(
                 registry,
                 "adit_identity_outage_budget_seconds",
-                "Seconds until the first of this process's SVIDs expires, if their source stays \
-                 away",
+                "Seconds until the first of this process's SVIDs expires, if their source does \
+                 not answer",
                 &[],
             )?,
         })

@@ -109,7 +109,8 @@ impl Metrics {
         String::from_utf8(text).unwrap_or_default()
     }
 
-    /// The same as `OpenMetrics`.
+    /// The exposition as `OpenMetrics`, with the bytes of `live` connections brought up to date
+    /// first.
     #[must_use]
     pub fn render_open_metrics(&self, live: &LiveTable) -> String {
         open_metrics::text(&self.gather(live))

@@ -9,8 +9,8 @@ use super::register::{counters, gauge, gauges};
 pub struct TrustMetrics {
     /// CRLs that cannot be used and so revoke nothing, per trust domain that has CRLs.
     pub crl_faults: IntGaugeVec,
-    /// 1 while the operator's file of CRLs cannot be read: what was read last is in force, or nobody
-    /// is believed.
+    /// 1 while the CRL file of `CRL_PATH` cannot be read: the CRLs read last stay in force; if
+    /// there are none, no peer is trusted.
     pub crl_file_faults: IntGauge,
     /// Attempts to obtain another trust domain's bundle, by `trust_domain` and `result`:
     /// `fetched`, `failed`.

@@ -54,8 +54,8 @@ pub(super) enum ForwardError {
     },
 }
 
-/// Asks one name server after the other until one knows; a server that fails (SERVFAIL, REFUSED) is
-/// believed if all others do too.
+/// Asks one name server after the other until one knows; the failure of a server (SERVFAIL,
+/// REFUSED) is the answer only if all others fail too.
 pub(super) async fn ask(
     netns: &Netns,
     servers: &[SocketAddr],

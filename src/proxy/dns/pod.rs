@@ -220,8 +220,8 @@ impl PodDns {
             *named = Some(Instant::now());
             tracing::warn!(
                 target: "dns", pod = %self.name,
-                "the pod sends more than {} DNS queries a second, or slow ones: queries wait, and \
-                 some over UDP are lost",
+                "the pod exceeds its budget of {} DNS queries a second (costly ones count more): \
+                 queries are delayed, and some over UDP are lost",
                 self.shared.queries
             );
         }

@@ -32,7 +32,7 @@ const MOST: usize = 256;
 /// How the endpoints do that were called.
 #[derive(Debug, Default)]
 pub struct EndpointHealth {
-    state: Mutex<State>,
+    state: Mutex<EjectionState>,
     /// Whether there is anything in it.
     is_any_failing: AtomicBool,
 }
@@ -49,7 +49,7 @@ pub struct EjectedEndpoint {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct EjectionState {
     failing: HashMap<EndpointAddress, Failing>,
     ejected: Arc<Ejected>,
     /// Until when that is right, if it is not for ever.
@@ -71,8 +71,8 @@ impl Failing {
 }
 
 impl EndpointHealth {
-    /// A connection to this endpoint did not come to be. Returns for how long it is left out from
-    /// now on, if it is by this.
+    /// Records that a connection to this endpoint was not established. Returns for how long it is
+    /// left out from now on, if it is by this.
     ///
     /// One that was begun before the last failure that counted counts for nothing: several wait for
     /// one dial, and what ends one of them may end them all.
@@ -105,8 +105,8 @@ impl EndpointHealth {
         Some(wait)
     }
 
-    /// A connection to this endpoint did come to be. Returns whether it was left out before, by this
-    /// pod's choice or as long as it had nobody else.
+    /// Records that a connection to this endpoint was established. Returns whether the endpoint had
+    /// been ejected for this pod.
     pub fn succeeded(&self, endpoint: &EndpointAddress, now: Instant) -> bool {
         if !self.is_any_failing.load(Relaxed) {
             return false;
@@ -131,7 +131,7 @@ impl EndpointHealth {
         Arc::clone(&state.ejected)
     }
 
-    /// The same for people, the worst first.
+    /// The endpoints that are ejected at `now`, as people read them, the worst first.
     #[must_use]
     pub fn ejected_endpoints(&self, now: Instant) -> Vec<EjectedEndpoint> {
         if !self.is_any_failing.load(Relaxed) {
@@ -148,7 +148,7 @@ impl EndpointHealth {
         all.into_iter().map(shown).collect()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, EjectionState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -169,7 +169,7 @@ impl Failing {
     }
 }
 
-impl State {
+impl EjectionState {
     /// Whether one more may be kept in mind; the one that failed longest ago makes room, unless it
     /// is left out.
     fn has_room(&mut self, now: Instant) -> bool {

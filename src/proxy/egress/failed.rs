@@ -32,7 +32,7 @@ pub struct Failed {
 }
 
 impl Failed {
-    /// TCP to `addr` did not come to be.
+    /// TCP to `addr` was not established.
     #[must_use]
     pub fn tcp(addr: SocketAddr, error: &io::Error) -> Self {
         Self { outcome: connect_failed(addr, error), verdict: of_tcp(error) }

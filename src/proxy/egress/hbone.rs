@@ -25,7 +25,7 @@ pub trait Source: Sync {
     /// # Errors
     /// It has nothing to show.
     fn identity(&self) -> impl Future<Output = Result<LocalIdentity, Outcome>> + Send;
-    /// Counts a tunnel that did not come to be.
+    /// Counts a tunnel that was not established.
     fn handshake_failed(&self, reason: CloseReason);
 }
 

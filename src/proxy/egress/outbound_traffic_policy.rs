@@ -1,8 +1,8 @@
-//! Whether pods may call who is not in the mesh.
+//! Whether pods may call destinations outside the mesh.
 
 use std::str::FromStr;
 
-/// What becomes of a connection to an address that no service and no workload of the mesh has, in
+/// What happens to a connection to an address that no service and no workload of the mesh has, in
 /// the words of Istio's `meshConfig.outboundTrafficPolicy`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum OutboundTrafficPolicy {

@@ -1,9 +1,9 @@
 //! HBONE that arrives, from the accepted socket to the end of the last stream.
 //!
 //! 1. The caller gets a place among those that have proven nothing; the handshake has a deadline.
-//! 2. Who has proven itself is entered where it is held to what is trusted from then on
-//!    ([`crate::hbone::TunnelRegistry`]), and gets a place for its tunnel and its share as a
-//!    caller.
+//! 2. A caller that has proven itself is registered, so that its tunnel is closed once it is no
+//!    longer trusted ([`crate::hbone::TunnelRegistry`]); it gets a place for its tunnel and its
+//!    share as a caller.
 //! 3. Each CONNECT stream is a connection with a record of its own: refused where its caller has
 //!    too much or is no longer trusted, else [`Destination`] says where it goes, whether it may,
 //!    and dials; only then it is answered.
@@ -75,7 +75,7 @@ pub async fn serve<D: Destination>(
     });
     let handle = |incoming| serve_stream(Arc::clone(&tunnel), incoming);
     let (peer, config) = (ends.peer.0, destination.config());
-    let with = server::Service { peer, config, caller: &caller, tasks: &streams, draining };
+    let with = server::TunnelParams { peer, config, caller: &caller, tasks: &streams, draining };
     let serve = server::serve(session, with, handle);
     let served = tokio::select! {
         served = serve => served,
@@ -90,7 +90,7 @@ pub async fn serve<D: Destination>(
     }
 }
 
-/// The handshake, and whether its peer may be here.
+/// The handshake, and whether its peer is allowed.
 async fn accept<D: Destination>(
     destination: &D,
     tcp: TcpStream,
@@ -221,14 +221,14 @@ fn caller_gave_up() -> Outcome {
 
 /// What a caller hears of its request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Answer {
+enum ConnectReply {
     /// It was not looked at, and may be sent again on another tunnel.
     TurnedAway,
     /// This status.
     Status(StatusCode),
 }
 
-impl Answer {
+impl ConnectReply {
     fn to(reason: CloseReason) -> Self {
         match reason {
             // Where an SVID runs out the tunnel says GOAWAY ahead of this: whoever has a new one
@@ -245,15 +245,15 @@ impl Answer {
 }
 
 fn refuse(incoming: Incoming, outcome: Outcome) -> Outcome {
-    match Answer::to(outcome.0) {
-        Answer::TurnedAway => incoming.turn_away(),
-        Answer::Status(status) => incoming.refuse(status),
+    match ConnectReply::to(outcome.0) {
+        ConnectReply::TurnedAway => incoming.turn_away(),
+        ConnectReply::Status(status) => incoming.refuse(status),
     }
     outcome
 }
 
-/// Whom tunnels arrive for: a pod of the node, or a service on its own. It decides; the order in
-/// which it is asked, and what a caller hears, are the same for all.
+/// The destination of tunnels: a pod of the node, or a standalone service. It decides on each
+/// request; the order of the checks and the responses to the caller are the same for both.
 pub trait Destination: Send + Sync + Sized + 'static {
     /// The place of a caller that has not proven who it is.
     type Unproven: Send + Sync;
@@ -296,9 +296,9 @@ pub trait Destination: Send + Sync + Sized + 'static {
     /// What else is to be known of a caller.
     fn caller(&self, peer: &Peer) -> Self::Caller;
 
-    /// Counts a tunnel that did not come to be.
+    /// Counts a tunnel that was not established.
     fn handshake_failed(&self, reason: CloseReason);
-    /// Opens the record of a connection, or of a tunnel that did not come to be.
+    /// Opens the record of a connection, or of a tunnel that was not established.
     fn record(&self, ends: Ends) -> OpenConn;
     /// Writes the record.
     fn finish(&self, conn: OpenConn, outcome: Outcome);

@@ -1,6 +1,6 @@
-//! Open connections are held to what is trusted and allowed now, not to what was when they opened:
-//! when roots, bundles, CRLs or bans change, and when peers' certificates run out, exactly those
-//! concerned are closed ([`revalidate`]); when policies change, those that are refused now
+//! Open connections are checked against what is trusted and allowed now, not what was when they
+//! opened: when roots, bundles, CRLs or bans change, and when peers' certificates run out, exactly
+//! those concerned are closed ([`revalidate`]); when policies change, those that are refused now
 //! ([`recheck`]).
 //!
 //! Tunnels stand in [`TunnelRegistry`], one entry per tunnel; connections of plain TLS in [`peers`],
@@ -36,14 +36,14 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Whose certificates are verified again, as what they were verified against has changed.
-pub enum Changed {
+pub enum ChangedTrust {
     /// Those of everybody, or of nobody.
     All(bool),
     /// Those of these trust domains.
     Domains(BTreeSet<TrustDomain>),
 }
 
-impl Changed {
+impl ChangedTrust {
     /// Whether somebody is among those.
     #[must_use]
     pub fn concerns(&self, id: &SpiffeId) -> bool {
@@ -54,11 +54,11 @@ impl Changed {
     }
 }
 
-/// What connections of plain TLS are held to.
+/// What connections of plain TLS are checked against.
 pub struct PlainTls<'a> {
     /// Those that are open.
     pub peers: &'a Table,
-    /// Whom we believe.
+    /// What peers' certificates are verified against.
     pub trust: &'a PeerTrust,
     /// What peers use their certificates for.
     pub purpose: Purpose,
@@ -71,7 +71,7 @@ pub struct PlainTls<'a> {
 /// A role, as far as its open connections rest on peers' certificates.
 pub trait Trusting: Send + Sync {
     /// Takes what is trusted from now on, and says whose certificates must be verified again.
-    fn refresh(&mut self) -> Changed;
+    fn refresh(&mut self) -> ChangedTrust;
 
     /// Waits until [`Trusting::refresh`] has something to take. Cancel safe.
     fn changed(&mut self) -> impl Future<Output = ()> + Send;
@@ -82,7 +82,7 @@ pub trait Trusting: Send + Sync {
     /// The open connections of plain TLS, of a role that has such.
     fn plain_tls(&self) -> Option<PlainTls<'_>>;
 
-    /// What becomes of those whose peer's certificate has run out.
+    /// What happens to those whose peer's certificate has expired.
     fn expiry(&self) -> PeerExpiry;
 
     /// Whether something may be due without a change, beside peers' certificates.
@@ -98,7 +98,7 @@ pub trait Trusting: Send + Sync {
     fn log_peer(&self, peer: &PeerCert, why: &Verdict);
 
     /// What else follows, once those concerned are closed.
-    fn settle(&mut self, changed: &Changed);
+    fn settle(&mut self, changed: &ChangedTrust);
 }
 
 /// Holds the open connections of a role to what is trusted. Never returns.
@@ -119,7 +119,7 @@ pub async fn revalidate(mut role: impl Trusting) {
     }
 }
 
-fn close_tunnels(role: &impl Trusting, changed: &Changed) {
+fn close_tunnels(role: &impl Trusting, changed: &ChangedTrust) {
     let Some(trust) = role.tunnels().trust() else { return };
     let verify = |id: &SpiffeId| changed.concerns(id);
     let terminated = role.tunnels().recheck(&trust, verify, role.expiry(), SystemTime::now());
@@ -131,7 +131,7 @@ fn close_tunnels(role: &impl Trusting, changed: &Changed) {
     }
 }
 
-async fn close_plain(role: &impl Trusting, plain: &PlainTls<'_>, changed: &Changed) {
+async fn close_plain(role: &impl Trusting, plain: &PlainTls<'_>, changed: &ChangedTrust) {
     let open = plain.peers.all();
     if open.is_empty() {
         return;
@@ -150,7 +150,7 @@ async fn close_plain(role: &impl Trusting, plain: &PlainTls<'_>, changed: &Chang
             close(entry, why);
         }
     }
-    if matches!(changed, Changed::All(false)) {
+    if matches!(changed, ChangedTrust::All(false)) {
         return;
     }
     let mut again = VerifiedAgain::by(plain.trust, plain.purpose);

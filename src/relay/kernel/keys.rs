@@ -22,10 +22,10 @@ pub(super) fn key(version: Version, secrets: &TrafficKey) -> Key<'_> {
     Key { version, cipher, key: &secrets.key, iv: secrets.iv, sequence: secrets.sequence }
 }
 
-/// The same, for what we send. In TLS 1.2 with AES-GCM each record carries its nonce: rustls made
-/// those of the handshake by XOR with the record's number, the kernel counts up from the one that
-/// it is given. Both from the same start would use one twice; so the kernel begins at the other
-/// end of the numbers.
+/// What the kernel is told of a key for what we send. In TLS 1.2 with AES-GCM each record carries
+/// its nonce: rustls made those of the handshake by XOR with the record's number, the kernel counts
+/// up from the one that it is given. Both from the same start would use one twice; so the kernel
+/// begins at the other end of the numbers.
 pub(super) fn sending(version: Version, secrets: &TrafficKey) -> Key<'_> {
     let mut key = key(version, secrets);
     if version == Version::Tls12 && key.cipher != Cipher::ChaCha20Poly1305 {

@@ -127,7 +127,7 @@ impl Outward {
         found
     }
 
-    /// The same of a connection that is asked for, and not captured. It is in no order with others.
+    /// For a connection that is asked for, and not captured. It is in no order with others.
     pub(super) fn asked(dst: SocketAddr) -> Self {
         let meant = Meant { dst: OriginalDst(dst), captured: true };
         Self { dst: Some(dst), from: None, onward: Err(Stays::Unknown(meant)) }

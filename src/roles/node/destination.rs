@@ -18,7 +18,7 @@ use crate::{
 
 /// Where a request goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Found {
+pub(super) struct RequestTarget {
     /// The pod's own address and the application's port: what policy is asked about.
     pub(super) app: SocketAddr,
     /// What the caller meant, as an address: what the application may be told.
@@ -31,7 +31,7 @@ pub(super) fn destination(
     workload: &Workload,
     incoming: &Incoming,
     (local, own_ports): (SocketAddr, &[u16]),
-) -> Result<Found, Refusal> {
+) -> Result<RequestTarget, Refusal> {
     let refusal = |status, reason, why| Refusal { status, reason, why };
     let bad = |reason, why| refusal(StatusCode::BAD_REQUEST, reason, why);
     let unavailable = |reason, why| refusal(StatusCode::SERVICE_UNAVAILABLE, reason, why);
@@ -76,7 +76,7 @@ pub(super) fn destination(
         let why = "the port in :authority is not the one at which the tunnel arrived";
         return Err(refusal(StatusCode::FORBIDDEN, CloseReason::AuthorityMismatch, why));
     }
-    Ok(Found { app, meant })
+    Ok(RequestTarget { app, meant })
 }
 
 /// Whether a pod takes calls to another address: its application tunnel leads them all to one port,

@@ -285,7 +285,7 @@ pub(super) fn decided(
     decide(Protection { rules: Some(&rules), strict }, &Request::of(flow)).decision(asked)
 }
 
-/// Believes the caller's word on which service it meant if this pod really backs it.
+/// Records the service that the caller says it meant, if this pod really backs it.
 fn name_service(conn: &OpenConn, mesh: &View, workload: &Workload, incoming: &Incoming) {
     let said = incoming.forwarded_host();
     let named = said.map_or(&[][..], |host| mesh.services_named(host));

@@ -63,7 +63,7 @@ impl Pod {
         }
     }
 
-    /// The same, waiting for it where it may come.
+    /// The pod's workload; waits for it where it may still arrive.
     ///
     /// # Errors
     /// It is not known in time, or too many wait for it.

@@ -95,7 +95,7 @@ pub const INBOUND_PLAINTEXT_PORT: u16 = 15006;
 pub const SOCKS_PORT: u16 = 15080;
 /// Ports of ours inside a pod: never a destination.
 pub const OWN_PORTS: [u16; 3] = [OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, crate::hbone::HBONE_PORT];
-/// The same where there is SOCKS5.
+/// Ports of ours inside a pod where there is SOCKS5.
 const WITH_SOCKS: [u16; 4] = [OWN_PORTS[0], OWN_PORTS[1], OWN_PORTS[2], SOCKS_PORT];
 
 /// What every pod of the node shares.
@@ -180,7 +180,7 @@ impl Node {
         Ok(LocalIdentity { svid, bundles: self.svids.bundles() })
     }
 
-    /// Counts a tunnel that did not come to be.
+    /// Counts a tunnel that was not established.
     fn handshake_failed(&self, direction: Direction, reason: CloseReason) {
         self.telemetry.metrics.tunnels.handshake_failed(direction, reason);
     }

@@ -145,8 +145,8 @@ impl Node {
         })
     }
 
-    /// The same for a request that has come to a pod; what is not heard in time is refused by
-    /// whoever looks next.
+    /// Asks the control plane for the destination of a request that has come to a pod, and waits
+    /// for the answer; what is not answered in time is refused by the check that follows.
     pub(super) async fn hear_destination(&self, pod: &Pod, authority: &Authority) {
         let lacks = |mesh: &View| {
             let workload = pod.workload(mesh).ok()?;

@@ -59,7 +59,7 @@ async fn carry(by: &Worker, app: &mut App, found: Box<Outward>, conn: &OpenConn)
     }
 }
 
-/// Opens the way to where the connection goes: to another endpoint if the first is not to be had.
+/// Opens the way to where the connection goes: to another endpoint if the first cannot be reached.
 pub(super) async fn reach(
     by: &Worker,
     app: &TcpStream,

@@ -22,12 +22,12 @@ const LOOKED_WITHIN: Duration = Duration::from_secs(1);
 /// What the last look has found, if there was one.
 #[derive(Default)]
 pub(super) struct Owned {
-    found: Mutex<Option<Found>>,
+    found: Mutex<Option<CachedAddresses>>,
     /// Held by who looks.
     looking: tokio::sync::Mutex<()>,
 }
 
-struct Found {
+struct CachedAddresses {
     at: Instant,
     addresses: Vec<IpAddr>,
 }
@@ -59,7 +59,7 @@ impl Owned {
         let mut addresses = found.ok().and_then(Result::ok).unwrap_or_default();
         addresses.retain(|address| !address.is_loopback());
         let holds = addresses.contains(&address);
-        let found = Found { at: Instant::now(), addresses };
+        let found = CachedAddresses { at: Instant::now(), addresses };
         *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
         holds
     }

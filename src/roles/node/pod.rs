@@ -48,7 +48,7 @@ pub struct Pod {
     /// namespace lead their answers back.
     pub(super) keeps_source: bool,
     pub(super) acceptor: Acceptor,
-    /// The same for tunnels at applications' own ports.
+    /// The acceptor of tunnels at applications' own ports.
     pub(super) original_port: Acceptor,
     pub(super) tunnel_places: Arc<Semaphore>,
     pub(super) callers: Callers,

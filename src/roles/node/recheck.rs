@@ -1,4 +1,4 @@
-//! Live connections are held to the policies of now, not to those of when they opened.
+//! Live connections are checked against the current policies, not those from when they opened.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -36,8 +36,9 @@ fn concerned(node: &Node, changed: &RulesChanged) -> Vec<Arc<Workload>> {
     workloads.filter(|workload| changed.of(workload)).cloned().collect()
 }
 
-/// Workloads of pods here that lack a policy which they name: each has the same time for it, whatever
-/// else is told meanwhile. Nobody may call those that lack it then.
+/// Local workloads that name a policy which has not arrived yet. Each waits for the same time, also
+/// if other resources arrive meanwhile; if the policy is still missing then, all calls to the
+/// workload are denied.
 #[derive(Default)]
 pub struct Lacking {
     /// By UID.

@@ -1,5 +1,5 @@
-//! What the open tunnels of a node are held to: the bundles, CRLs and bans of now. Who is closed is
-//! decided in [`crate::proxy::revalidate`].
+//! What the open tunnels of a node are checked against: the current bundles, CRLs and bans. Which
+//! are closed is decided in [`crate::proxy::revalidate`].
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -19,7 +19,7 @@ use crate::{
     policy::Banned,
     proxy::{
         self,
-        revalidate::{Changed, PlainTls, Trusting, verdict::Verdict},
+        revalidate::{ChangedTrust, PlainTls, Trusting, verdict::Verdict},
     },
 };
 
@@ -35,22 +35,22 @@ struct Followed {
     node: Arc<Node>,
     bundles: watch::Receiver<Arc<BundleSet>>,
     banned: Option<watch::Receiver<Banned>>,
-    /// What is held to now.
+    /// The bundles that tunnels are checked against now.
     known: Arc<BundleSet>,
     reminders: Reminders,
 }
 
 impl Trusting for Followed {
-    fn refresh(&mut self) -> Changed {
+    fn refresh(&mut self) -> ChangedTrust {
         let now = Arc::clone(&self.bundles.borrow_and_update());
         self.banned.iter_mut().for_each(|banned| drop(banned.borrow_and_update()));
         if Arc::ptr_eq(&now, &self.known) {
-            return Changed::All(false);
+            return ChangedTrust::All(false);
         }
         let changed = changed(&self.known, &now);
         tell_of_crls(&self.node, &now, &changed);
         self.known = now;
-        Changed::Domains(changed)
+        ChangedTrust::Domains(changed)
     }
 
     async fn changed(&mut self) {
@@ -94,8 +94,8 @@ impl Trusting for Followed {
 
     fn log_peer(&self, _: &PeerCert, _: &Verdict) {}
 
-    fn settle(&mut self, changed: &Changed) {
-        if let Changed::Domains(_) = changed {
+    fn settle(&mut self, changed: &ChangedTrust) {
+        if let ChangedTrust::Domains(_) = changed {
             self.node.svids.renew_untrusted(&self.known, |id| changed.concerns(id));
         }
         remind(&self.known, &mut self.reminders, UnixTime::now());

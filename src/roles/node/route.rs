@@ -9,7 +9,7 @@ use std::{net::SocketAddr, sync::Arc};
 use super::{
     OWN_PORTS,
     outgoing::Outgoing,
-    waypoint::{Found, find, leads_to, sampled},
+    waypoint::{GatewayChoice, find, leads_to, sampled},
 };
 use crate::{
     hbone::{HBONE_PORT, Hop, Through},
@@ -110,7 +110,7 @@ impl Route {
         }
     }
 
-    /// The same, where whoever must answer may have another of the names of the caller's trust
+    /// This route, where the peer may also have its SPIFFE ID in an alias of the caller's trust
     /// domain.
     #[must_use]
     pub fn with_aliases(mut self, aliases: &TrustDomainAliases, own: &TrustDomain) -> Self {
@@ -159,7 +159,7 @@ pub enum NoRoute {
     /// The service has no endpoint that can be reached.
     #[error("no healthy upstream: service {0} has no endpoint")]
     NoEndpoint(Arc<str>),
-    /// What is called goes through a waypoint that cannot be had.
+    /// The waypoint of the destination is not known.
     #[error("unknown waypoint {waypoint} of {of}")]
     NoWaypoint {
         /// The waypoint, `network/address` or `namespace/hostname`.
@@ -203,7 +203,8 @@ impl NoRoute {
 
 /// Decides for a connection of `from` to `dst`. `captured` is false if it
 /// was made to our listener itself; `random` chooses among a service's endpoints, but for those to
-/// be avoided; `policy` says what becomes of strangers, and `ports` at which port pods are called.
+/// be avoided; `policy` says whether destinations outside the mesh may be called, and `ports` at
+/// which port pods are called.
 ///
 /// # Errors
 /// [`NoRoute`] if the destination is ours, or is known and cannot be reached.
@@ -331,7 +332,8 @@ fn through(
         let waypoint = waypoint.destination.to_string();
         NoRoute::NoWaypoint { waypoint, of: Arc::clone(of) }
     };
-    let Found { endpoint, service: by } = find(mesh, waypoint, (call, true)).ok_or_else(unknown)?;
+    let GatewayChoice { endpoint, service: by } =
+        find(mesh, waypoint, (call, true)).ok_or_else(unknown)?;
     let to = endpoint.workload;
     if to.network() != mesh.network() {
         let named = service.ok_or_else(|| NoRoute::NoService(Arc::clone(of)))?;
@@ -361,7 +363,8 @@ fn to_network(
         gateway: gateway.map(|gateway| gateway.destination.to_string()),
     };
     let gateway = gateway.ok_or_else(unknown)?;
-    let Found { endpoint, service: by } = find(mesh, gateway, (call, false)).ok_or_else(unknown)?;
+    let GatewayChoice { endpoint, service: by } =
+        find(mesh, gateway, (call, false)).ok_or_else(unknown)?;
     let name = endpoint.workload.template.hostname.clone().filter(|_| endpoint.ip.is_none());
     let at = endpoint.ip.or(name.is_some().then_some(call.dst.ip()));
     let ip = at.ok_or_else(unknown)?;

@@ -97,7 +97,7 @@ impl Pod {
     /// reached there as the application of any pod is, from its own address.
     ///
     /// # Errors
-    /// If the namespace cannot be had or the port is taken.
+    /// If the namespace cannot be opened or the port is taken.
     pub fn start_own(node: &Arc<Node>, name: PodName) -> io::Result<Arc<Self>> {
         let netns = Arc::new(Netns::current()?);
         let hbone = open_port(node, &netns, HBONE_PORT, Accepts::Each)?;

@@ -1,5 +1,5 @@
-//! Whom a node believes, without a network: on one view of the mesh, with records that were never
-//! sockets.
+//! Which callers a node trusts, without a network: on one view of the mesh, with records that were
+//! never sockets.
 
 use std::{
     net::{IpAddr, SocketAddr},

@@ -8,7 +8,7 @@ use crate::mesh::{
 };
 
 /// A waypoint or gateway that was found.
-pub(super) struct Found<'a> {
+pub(super) struct GatewayChoice<'a> {
     pub(super) endpoint: Endpoint<'a>,
     /// Of which service it is, if it was found by one.
     pub(super) service: Option<&'a Arc<Service>>,
@@ -34,13 +34,13 @@ pub(super) fn find<'a>(
     mesh: &'a View,
     gateway: &'a Gateway,
     (call, is_waypoint): (&Outgoing<'_>, bool),
-) -> Option<Found<'a>> {
+) -> Option<GatewayChoice<'a>> {
     let port = gateway.hbone_port;
     let of = |service: &'a Arc<Service>| {
         let called = SocketAddr::new(call.dst.ip(), port);
         let (from, random, avoided) = (call.from, call.random, call.avoided);
         let ask = Ask { from, called, is_waypoint, by_hbone: true, random, avoided };
-        Some(Found { endpoint: pick(mesh, service, &ask)?, service: Some(service) })
+        Some(GatewayChoice { endpoint: pick(mesh, service, &ask)?, service: Some(service) })
     };
     match &gateway.destination {
         GatewayDestination::Hostname { namespace, hostname } => {
@@ -50,7 +50,7 @@ pub(super) fn find<'a>(
             // A waypoint is called by an address, and is of the network that it stands in.
             let named = mesh.workload_named(namespace, hostname).filter(|_| !is_waypoint);
             let endpoint = Endpoint { workload: named?, ip: None, port };
-            Some(Found { endpoint, service: None })
+            Some(GatewayChoice { endpoint, service: None })
         }
         GatewayDestination::Address(NetworkAddress { network, ip }) => {
             match mesh.service_at(network, *ip, call.from.namespace()) {
@@ -62,7 +62,7 @@ pub(super) fn find<'a>(
                     if endpoint.address(mesh).is_some_and(is_tried) {
                         return None;
                     }
-                    Some(Found { endpoint, service: None })
+                    Some(GatewayChoice { endpoint, service: None })
                 }
             }
         }

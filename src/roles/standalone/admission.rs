@@ -18,7 +18,8 @@ pub(super) async fn admit(
     local: SocketAddr,
     conn: &OpenConn,
 ) -> Result<(), Outcome> {
-    let none = || (CloseReason::NoPeerCertificate, Some("the peer showed no certificate".into()));
+    let none =
+        || (CloseReason::NoPeerCertificate, Some("the peer presented no certificate".into()));
     let peer = peer.ok_or_else(none)?;
     let server = service.config.role == Role::Server;
     let own = service.own_id();

@@ -82,7 +82,7 @@ struct Begun<F: ?Sized> {
     app: App,
     far: Box<F>,
     slot: Option<OwnedSemaphorePermit>,
-    /// Where the peer is held to what is trusted now.
+    /// The peer's entry among those that are checked against what is trusted now.
     entered: Option<Entered>,
 }
 
@@ -197,7 +197,7 @@ async fn server(
     Ok(Begun { app: App::new(app), far, slot, entered })
 }
 
-/// The handshake of a server's caller who may be here, and the header for its target. All of it
+/// The handshake of a server's caller that is allowed, and the header for its target. All of it
 /// within the deadline, but for the moment in which a caller is told why it was refused: that is
 /// what the record says then.
 async fn admitted(
@@ -282,7 +282,7 @@ enum Handshake {
     Refused { far: SecuredRemote, outcome: Outcome },
 }
 
-/// Holds a peer that showed a certificate to what is trusted from now on.
+/// Registers a peer's certificate, so that the connection ends once it is no longer trusted.
 fn hold_to_trust(
     service: &Service,
     cert: Option<&Arc<PeerCert>>,
@@ -353,7 +353,7 @@ async fn plain_side(
     }
 }
 
-/// TLS to one target, which must be whom we want.
+/// TLS to one target, which must be an accepted one.
 async fn towards(
     service: &Service,
     target: &Target,

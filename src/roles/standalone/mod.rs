@@ -8,7 +8,7 @@
 //!    `max_connections` by then; a server's gets one only after it has proven who it is.
 //! 2. `connection` opens its record ([`crate::observe::conn::OpenConn`]), makes the handshake
 //!    ([`crate::tls::secured`]), reads who is there ([`crate::identity::PeerCert`]), enters the peer
-//!    among those who are held to today's trust (`trusted_peers`) and asks (`admission`)
+//!    among those that are checked against current trust (`trusted_peers`) and asks (`admission`)
 //!    [`crate::policy::AccessControl`]. A server dials its target only then; a client
 //!    dials first and then asks who answered (both in `reach`).
 //! 3. [`crate::relay::run`] carries the bytes until both sides have ended; the TLS side is a

@@ -92,7 +92,7 @@ impl Service {
         }
     }
 
-    /// Whether the target is whom we want, and how it is left.
+    /// Whether the target is an accepted one, and how it is left.
     async fn probe_tls(&self) -> Result<(Result<(), String>, Option<Parting>), String> {
         let mut reached = Err(String::from("there is no target"));
         for target in self.targets.all() {
@@ -107,7 +107,7 @@ impl Service {
         let local = reach::local_of(&secured);
         let far = SecuredRemote::new(secured).map_err(|e| e.to_string())?;
         if !self.config.access.is_empty() {
-            let found = found.ok_or("the target showed no certificate")?;
+            let found = found.ok_or("the target presented no certificate")?;
             let ours = SocketAddr::new(IpAddr::from([0, 0, 0, 0]), 0);
             if let Err(why) = admission::judged(self, &found, ours, local).await {
                 return Ok((Err(why), Some(Parting::Refused(Box::new(far)))));

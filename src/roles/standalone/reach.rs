@@ -24,7 +24,7 @@ use crate::{
     tls::secured::{self, Secured},
 };
 
-/// TLS to one target; whether it is whom we want, beyond its certificate's name, is not asked.
+/// TLS to one target; whether it is an accepted one, beyond its certificate's name, is not checked.
 /// `dialled` sees the socket before the handshake, and may have it closed.
 pub(super) async fn tls(
     service: &Service,
@@ -89,7 +89,7 @@ pub(super) fn server_name(
 pub(super) enum Parting {
     /// After a handshake.
     Tls(Box<SecuredRemote>),
-    /// It is told that it is not whom we want.
+    /// The target is told that it is not accepted.
     Refused(Box<SecuredRemote>),
     /// Without a handshake.
     Plain(TcpStream),

@@ -18,8 +18,8 @@ use crate::{
 };
 
 impl Service {
-    /// From now on these policies; closes whom they do not admit and returns how many. Nothing to
-    /// do for a service without policies.
+    /// Replaces the policies, closes the connections that they deny, and returns how many. Does
+    /// nothing for a service without policies.
     pub fn replace_policies(&self, rules: Arc<Rules>) -> usize {
         let Some(policies) = self.access.policies() else { return 0 };
         policies.replace(rules);
@@ -88,7 +88,7 @@ impl Service {
         peers
     }
 
-    /// The same of one connection.
+    /// The authenticated peer of one connection.
     pub(super) fn peer_of(&self, conn: &LiveConn) -> Option<Arc<AuthenticatedPeer>> {
         let plain = self.trusted_peers.peers().find(|(id, _)| *id == conn.id);
         if let Some((_, peer)) = plain {

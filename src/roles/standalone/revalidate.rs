@@ -1,5 +1,5 @@
-//! What the open connections of a service are held to: the roots, CRLs and bans of now, and peers'
-//! certificates that have run out where `peerExpiry` says so. Who is closed is decided in
+//! What the open connections of a service are checked against: the current roots, CRLs and bans,
+//! and the expiry of peers' certificates where `peerExpiry` says so. Which are closed is decided in
 //! [`crate::proxy::revalidate`].
 
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::{
     lifecycle::{next_change, next_change_if_any},
     observe::Telemetry,
     policy::Banned,
-    proxy::revalidate::{Changed, PlainTls, Trusting, revalidate, verdict::Verdict},
+    proxy::revalidate::{ChangedTrust, PlainTls, Trusting, revalidate, verdict::Verdict},
 };
 
 /// A service that is followed.
@@ -22,12 +22,12 @@ struct Followed<'a> {
     service: &'a Service,
     changes: watch::Receiver<Arc<Credentials>>,
     banned: Option<watch::Receiver<Banned>>,
-    /// What is held to now.
+    /// The credentials that connections are checked against now.
     credentials: Option<Arc<Credentials>>,
 }
 
 impl Trusting for Followed<'_> {
-    fn refresh(&mut self) -> Changed {
+    fn refresh(&mut self) -> ChangedTrust {
         let now = Arc::clone(&self.changes.borrow_and_update());
         self.banned.iter_mut().for_each(|banned| drop(banned.borrow_and_update()));
         // Also where they say the same: a tunnel knows by the place what it was checked against.
@@ -35,7 +35,7 @@ impl Trusting for Followed<'_> {
             self.service.trusted_peers.bundles.send_replace(Arc::clone(&own.bundles));
         }
         let before = self.credentials.replace(Arc::clone(&now));
-        Changed::All(before.is_none_or(|before| before.trust != now.trust))
+        ChangedTrust::All(before.is_none_or(|before| before.trust != now.trust))
     }
 
     async fn changed(&mut self) {
@@ -84,7 +84,7 @@ impl Trusting for Followed<'_> {
         tracing::warn!(target: "tls", service, peer, reason, why, "connection closed");
     }
 
-    fn settle(&mut self, _: &Changed) {}
+    fn settle(&mut self, _: &ChangedTrust) {}
 }
 
 impl Service {

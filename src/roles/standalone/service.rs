@@ -45,7 +45,7 @@ const UNPROVEN_OF_ONE: usize = 1_024;
 pub struct Counts {
     /// Connections taken.
     pub accepted: AtomicU64,
-    /// Handshakes that ended well, with somebody who may be here.
+    /// Handshakes that completed with an allowed peer.
     pub succeeded: AtomicU64,
     /// Those that did not.
     pub failed: AtomicU64,
@@ -63,7 +63,7 @@ pub struct Counts {
 pub struct Service {
     /// As configured.
     pub config: ServiceConfig,
-    /// Whom it admits, or wants to find.
+    /// The access rules: allowed clients (server) or accepted targets (client).
     pub access: AccessControl,
     /// What is shown and trusted, as of now.
     pub store: Arc<CredentialStore>,
@@ -162,8 +162,8 @@ impl Service {
         self.stop.is_cancelled()
     }
 
-    /// Whether each of its workers still accepts and open connections are held to what is trusted
-    /// now, or it has been told to stop.
+    /// Whether each of its workers still accepts and open connections are checked against what is
+    /// trusted now, or it has been told to stop.
     #[must_use]
     pub fn accepts(&self) -> bool {
         let loops = self.loops.load(Relaxed);

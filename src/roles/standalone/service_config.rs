@@ -57,7 +57,8 @@ pub struct ServiceConfig {
     pub unsafe_listen: bool,
     /// What is shown and trusted.
     pub credentials: CredentialsConfig,
-    /// Whom it admits (server), or wants to find (client; nothing named means the name alone).
+    /// The access rules: allowed clients (server) or accepted targets (client; without any, only
+    /// the name is checked).
     pub access: Access,
     /// What the handshake offers and demands.
     pub tls: TlsOptions,
@@ -80,7 +81,7 @@ pub struct ServiceConfig {
     pub proxy_out: Option<ProxyMode>,
     /// HBONE on the wire instead of TLS alone.
     pub hbone: Option<Hbone>,
-    /// What becomes of a connection whose peer's certificate has run out.
+    /// What happens to a connection whose peer's certificate has expired.
     pub peer_expiry: PeerExpiry,
     /// What is not logged.
     pub quiet: Quiet,
@@ -98,13 +99,13 @@ impl ServiceConfig {
             CredentialsConfig::WorkloadApi { .. } => false,
         };
         (self.role == Role::Server && self.tls.authenticate && public).then_some(
-            "no roots are given, so any public CA of the system's store may vouch for a client \
-             with an allowed name: set roots (--cacert) to the CA of your clients",
+            "no roots are given, so a client with an allowed name is accepted from any public CA \
+             in the system's store: set roots (--cacert) to the CA of your clients",
         )
     }
 }
 
-/// What speaks in streams, beside what [`super::ServiceConfig`] says.
+/// Settings of HBONE, beside those of [`super::ServiceConfig`].
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Hbone {
     /// Where the target's node takes tunnels; port 15008 of the target if not given (client).

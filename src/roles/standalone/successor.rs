@@ -1,5 +1,6 @@
-//! What is open of a service that an edit has replaced: it drains, and is held to whom the service
-//! in its place trusts and admits. Who is trusted or admitted no longer is closed at once.
+//! What is open of a service that an edit has replaced: it drains, and is checked against what its
+//! replacement trusts and allows. Connections that are no longer trusted or allowed are closed at
+//! once.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,15 +24,15 @@ use crate::{
     tls::PeerTrust,
 };
 
-/// How often is looked whether the successor trusts or admits others now, or has been replaced
-/// itself.
+/// How often the replacement is checked: whether it trusts or allows others now, or has been
+/// replaced itself.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// How many connections a Rego policy is asked about at once: fewer than it decides on at once, so
 /// that each has all of its time, and others who connect have their turn.
 const ASKED_AT_ONCE: usize = 8;
 
-/// What connections were held to when they were looked at last.
+/// What connections were last checked against.
 struct HeldTo {
     successor: Arc<Service>,
     rules: Option<Arc<Rules>>,
@@ -134,8 +135,8 @@ impl Service {
         Some(latest)
     }
 
-    /// Closes connections whom the service in the place of this one does not admit, now and
-    /// whenever that admits others. Does not return if there is one.
+    /// Closes the connections that the service's replacement does not allow, now and whenever its
+    /// access rules change. Returns only if there is no replacement.
     pub async fn follow_successor(self: Arc<Self>) {
         let mut held_to: Option<HeldTo> = None;
         let mut asking: Option<BoxFuture<'static, ()>> = None;
@@ -274,7 +275,7 @@ impl Service {
             return Ok(Settled::Admitted);
         }
         let Some(peer) = peer.map(|peer| &peer.cert) else {
-            let why = "the peer showed no certificate".to_owned();
+            let why = "the peer presented no certificate".to_owned();
             return Err(No::refused(CloseReason::NoPeerCertificate, why));
         };
         // Who is about to be admitted asks when that is done.

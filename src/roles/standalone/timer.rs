@@ -16,10 +16,10 @@ const WINDOWS: [f64; 3] = [12.0, 60.0, 180.0];
 const LONGEST: u64 = 365 * 86_400 * 1_000_000;
 
 /// A timer; its memory is bounded, however often it is used.
-pub struct Timer(Mutex<State>);
+pub struct Timer(Mutex<TimerState>);
 
 #[derive(Clone)]
-struct State {
+struct TimerState {
     /// Microseconds, to two digits.
     spread: Histogram<u64>,
     count: u64,
@@ -43,22 +43,22 @@ impl std::fmt::Debug for Timer {
 
 impl Default for Timer {
     fn default() -> Self {
-        Self(Mutex::new(State::new(Instant::now())))
+        Self(Mutex::new(TimerState::new(Instant::now())))
     }
 }
 
 impl Timer {
-    /// It took so long once more.
+    /// Records one duration.
     pub fn record(&self, took: Duration) {
         self.lock().record(took, Instant::now());
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, TimerState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl TimerState {
     fn new(now: Instant) -> Self {
         Self {
             spread: Histogram::new(2).expect("two digits are a legal precision"),
@@ -124,7 +124,7 @@ impl Timing {
     /// Of all of them together.
     pub(super) fn of<'a>(timers: impl IntoIterator<Item = &'a Timer>) -> Self {
         let now = Instant::now();
-        let mut all = State::new(now);
+        let mut all = TimerState::new(now);
         let mut rates = [0.0; 4];
         for timer in timers {
             let mut one = timer.lock();
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn rates_follow_what_happens_and_fade() {
         let begun = Instant::now();
-        let mut state = State::new(begun);
+        let mut state = TimerState::new(begun);
         for second in 0..60 {
             state.record(Duration::from_millis(1), begun + Duration::from_secs(second));
         }

@@ -1,5 +1,5 @@
-//! The peers whose certificates the open connections of a service rest on, and what those are held
-//! to.
+//! The peers whose certificates the open connections of a service rest on, and what those are
+//! checked against.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// What is open of a service, and what it is held to.
+/// What is open of a service, and what it is checked against.
 pub(super) struct TrustedPeers {
     pub(super) tunnels: Arc<TunnelRegistry>,
     pub(super) bundles: watch::Sender<Arc<BundleSet>>,
@@ -42,7 +42,7 @@ impl TrustedPeers {
     /// newer; then judges its peer by what `store` trusts now, for this purpose.
     ///
     /// # Errors
-    /// Why it may not come to be.
+    /// Why it must not be established.
     pub(super) fn enter(
         &self,
         peer: AuthenticatedPeer,

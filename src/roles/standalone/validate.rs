@@ -259,7 +259,8 @@ impl ServiceConfig {
         violations
     }
 
-    /// Whom it admits: what its configuration names, and a server those whose key is pinned.
+    /// The access rules in force: those of the configuration, and for a server also every client
+    /// whose key is pinned.
     #[must_use]
     pub fn admits(&self) -> Access {
         let all = self.access.all || (self.role == Role::Server && self.pinned());

@@ -163,7 +163,8 @@ async fn bad_requests(
         {
             report.not_checked(&rule, clause, "no identity for this process");
         } else {
-            let advice = "clients retry after other codes, or do not where they should";
+            let advice = "return this code: with another one, clients retry in vain, or do not retry when \
+                          they should";
             report.judge(&rule, clause, refused(answer, code), advice);
         }
     }

@@ -34,7 +34,7 @@ pub(super) async fn check(report: &mut Report, wire: &RawClient) {
         let answer = wire.unary::<(), ()>(path, (), RIGHT).await;
         let found = refused(answer, Code::Unimplemented);
         let rule = format!("{what} is Unimplemented");
-        let advice = "answer so: clients of newer profiles rely on it";
+        let advice = "return Unimplemented: clients of newer profiles rely on it";
         report.judge(&rule, "Workload Endpoint §6", found, advice);
     }
     reflection(report, wire).await;
@@ -59,7 +59,11 @@ async fn reflection(report: &mut Report, wire: &RawClient) {
                 let names: Vec<_> = list.service.into_iter().take(16).map(|s| s.name).collect();
                 let named = names.iter().any(|name| name == "SpiffeWorkloadAPI");
                 let names = names.join(", ");
-                if named { Ok(names) } else { Err(format!("it does not list it: {names}")) }
+                if named {
+                    Ok(names)
+                } else {
+                    Err(format!("it does not list SpiffeWorkloadAPI, only: {names}"))
+                }
             }
             _ => Err("it lists no services".to_owned()),
         },

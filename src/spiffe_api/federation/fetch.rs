@@ -1,7 +1,7 @@
 //! One visit to a bundle endpoint: HTTPS GET, bounded in time, size and redirects.
 //!
-//! Not here: whom to believe ([`super::verifier`]), when to come again ([`super::pace`]) and
-//! what becomes of the answer ([`super::poll`]).
+//! Not here: which servers are trusted ([`super::verifier`]), when to fetch again ([`super::pace`])
+//! and what is done with the bundle ([`super::poll`]).
 
 use std::{sync::Arc, time::Duration};
 

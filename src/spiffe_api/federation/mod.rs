@@ -107,8 +107,8 @@ pub struct FederationStatus {
 }
 
 impl Federation {
-    /// Nobody foreign yet, beyond what the `source` gives. With `state_dir` the last good
-    /// bundles survive a restart. Needs a running runtime.
+    /// Starts without bundles of other trust domains, except those that `source` gives. With
+    /// `state_dir` the last good bundles survive a restart. Needs a running runtime.
     #[must_use]
     pub fn new(
         own: TrustDomain,

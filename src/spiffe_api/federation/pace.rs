@@ -44,7 +44,7 @@ impl Pace {
     }
 }
 
-/// What becomes of a bundle that arrived.
+/// What a bundle that arrived changes.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum BundleChange {
     /// It is what is held.

@@ -79,7 +79,7 @@ impl Poller {
         FirstBundleFile { seen: taken.clone(), taken, path, trust_domain }
     }
 
-    /// TLS that believes the endpoint and nobody else, by the bundles of now.
+    /// TLS that trusts this endpoint only, by the current bundles.
     async fn believed(&self, profile: &Profile) -> Result<Arc<rustls::ClientConfig>, FetchError> {
         match profile {
             Profile::Web { roots } => {

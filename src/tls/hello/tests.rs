@@ -31,7 +31,7 @@ fn of_tunnel() -> Vec<u8> {
     hello(&[TUNNEL])
 }
 
-/// The same in records of at most so many bytes.
+/// A ClientHello in records of at most so many bytes.
 fn in_records(hello: &[u8], most: usize) -> Vec<u8> {
     let record = |part: &[u8]| {
         let length = u16::try_from(part.len()).unwrap().to_be_bytes();

@@ -36,7 +36,7 @@ impl Implementation {
 
 /// A key that does not fit, a text too long, or a record that does not open.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Failed;
+pub(super) struct AeadError;
 
 /// One key. Whoever has it sees to it that no nonce is used twice.
 pub(super) enum Key {
@@ -45,7 +45,7 @@ pub(super) enum Key {
 }
 
 impl Key {
-    pub(super) fn new(by: Implementation, aead: Aead, key: &[u8]) -> Result<Self, Failed> {
+    pub(super) fn new(by: Implementation, aead: Aead, key: &[u8]) -> Result<Self, AeadError> {
         match by {
             Implementation::AwsLc => {
                 let algorithm = match aead {
@@ -53,7 +53,7 @@ impl Key {
                     Aead::Aes256Gcm => &aws_lc::AES_256_GCM,
                     Aead::ChaCha20Poly1305 => &aws_lc::CHACHA20_POLY1305,
                 };
-                let key = aws_lc::UnboundKey::new(algorithm, key).map_err(|_| Failed)?;
+                let key = aws_lc::UnboundKey::new(algorithm, key).map_err(|_| AeadError)?;
                 Ok(Self::AwsLc(aws_lc::LessSafeKey::new(key)))
             }
             Implementation::Ring => {
@@ -74,18 +74,18 @@ impl Key {
         nonce: [u8; 12],
         aad: &[u8],
         text: &mut [u8],
-    ) -> Result<[u8; TAG], Failed> {
+    ) -> Result<[u8; TAG], AeadError> {
         let mut tag = [0; TAG];
         match self {
             Self::AwsLc(key) => {
                 let nonce = aws_lc::Nonce::assume_unique_for_key(nonce);
                 let made = key.seal_in_place_separate_tag(nonce, aws_lc::Aad::from(aad), text);
-                tag.copy_from_slice(made.map_err(|_| Failed)?.as_ref());
+                tag.copy_from_slice(made.map_err(|_| AeadError)?.as_ref());
             }
             Self::Ring(RingKey(key)) => {
                 let nonce = ring::Nonce::assume_unique_for_key(nonce);
                 let made = key.seal_in_place_separate_tag(nonce, ring::Aad::from(aad), text);
-                tag.copy_from_slice(made.map_err(|_| Failed)?.as_ref());
+                tag.copy_from_slice(made.map_err(|_| AeadError)?.as_ref());
             }
         }
         Ok(tag)
@@ -98,17 +98,17 @@ impl Key {
         nonce: [u8; 12],
         aad: &[u8],
         sealed: &mut [u8],
-    ) -> Result<usize, Failed> {
+    ) -> Result<usize, AeadError> {
         match self {
             Self::AwsLc(key) => {
                 let nonce = aws_lc::Nonce::assume_unique_for_key(nonce);
                 let opened = key.open_in_place(nonce, aws_lc::Aad::from(aad), sealed);
-                opened.map(|plain| plain.len()).map_err(|_| Failed)
+                opened.map(|plain| plain.len()).map_err(|_| AeadError)
             }
             Self::Ring(RingKey(key)) => {
                 let nonce = ring::Nonce::assume_unique_for_key(nonce);
                 let opened = key.open_in_place(nonce, ring::Aad::from(aad), sealed);
-                opened.map(|plain| plain.len()).map_err(|_| Failed)
+                opened.map(|plain| plain.len()).map_err(|_| AeadError)
             }
         }
     }
@@ -119,8 +119,8 @@ impl Key {
 pub(super) struct RingKey(Box<ring::LessSafeKey>);
 
 impl RingKey {
-    fn new(algorithm: &'static ring::Algorithm, key: &[u8]) -> Result<Self, Failed> {
-        let key = ring::UnboundKey::new(algorithm, key).map_err(|_| Failed)?;
+    fn new(algorithm: &'static ring::Algorithm, key: &[u8]) -> Result<Self, AeadError> {
+        let key = ring::UnboundKey::new(algorithm, key).map_err(|_| AeadError)?;
         Ok(Self(Box::new(ring::LessSafeKey::new(key))))
     }
 }

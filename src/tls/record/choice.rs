@@ -143,7 +143,7 @@ pub fn choose(setting: AeadSetting) -> Result<&'static [Choice], String> {
     Ok(choices)
 }
 
-/// Who is to have the cipher of which this was found; `None` if nobody may.
+/// The library for the cipher of which this was measured; `None` if neither may be used.
 fn decide(setting: AeadSetting, found: [Measured; 2]) -> Option<Implementation> {
     use Implementation::{AwsLc, Ring};
     let [aws_lc, ring] = found;

@@ -156,7 +156,7 @@ fn an_intermediate_signs_only_with_key_cert_sign() {
     }
 }
 
-/// The same judgement of files and of bundles, whoever asks.
+/// Roots of files and of bundles are judged alike.
 #[test]
 fn a_root_that_says_that_it_certifies_nobody_is_believed() {
     let no_ca = |p: &mut CertificateParams| p.is_ca = IsCa::ExplicitNoCa;

@@ -86,7 +86,7 @@ fn idle_work_is_cut_off() {
     });
     let interim = headers(0, 1, &[(":status", "103")]);
     let failure = flood(Role::Client, Limits::default(), |_, _| interim.clone());
-    assert_eq!(failure.why, "flood of interim answers");
+    assert_eq!(failure.why, "flood of interim responses");
 }
 
 #[test]
@@ -149,14 +149,14 @@ fn a_peer_that_never_reads_is_cut_off() {
     };
     let ping = frame(kind::PING, 0, 0, &[0; 8]);
     let failure = flood(Role::Server, limits, |_, _| ping.clone());
-    assert_eq!(failure.why, "sends many requests and reads no answers");
+    assert_eq!(failure.why, "many requests whose responses are not read");
     let only_data = |end: &mut Http2, n: u32| {
         end.release(1, 100, || 0);
         if n == 0 { connect(1) } else { data(0, 1, &[0; 100]) }
     };
     assert_eq!(
         flood(Role::Server, limits, only_data).why,
-        "sends many requests and reads no answers"
+        "many requests whose responses are not read"
     );
 }
 

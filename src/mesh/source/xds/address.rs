@@ -1,5 +1,5 @@
-//! An Address as the mesh has it: a workload or a service. What cannot be had whole is refused by
-//! itself, so a workload is never reached in another way than its control plane said.
+//! An Address as the mesh has it: a workload or a service. What cannot be read as a whole is
+//! refused by itself, so a workload is never reached in another way than its control plane said.
 
 mod parts;
 mod service;
@@ -11,7 +11,7 @@ use prost::Message as _;
 
 pub use self::parts::service_key;
 use self::{service::service, workload::workload};
-use super::{message::Upserted, nack::Fault};
+use super::{message::Upserted, nack::RejectedResource};
 use crate::{
     lifecycle::blocking,
     mesh::{Service, Workload},
@@ -34,8 +34,8 @@ pub enum MeshAddress {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn decode(resource: &Upserted) -> Result<MeshAddress, Fault> {
-    let fault = |why: String| Fault::new(Arc::clone(&resource.name), &why);
+pub fn decode(resource: &Upserted) -> Result<MeshAddress, RejectedResource> {
+    let fault = |why: String| RejectedResource::new(Arc::clone(&resource.name), &why);
     let address = Address::decode(resource.value.clone());
     let address = address.map_err(|e| fault(format!("is not an Address: {e}")))?;
     match address.r#type {
@@ -53,7 +53,7 @@ pub fn decode(resource: &Upserted) -> Result<MeshAddress, Fault> {
 ///
 /// # Cancel safety
 /// Dropping the future forgets what was decoded.
-pub async fn decode_all(resources: Vec<Upserted>) -> Vec<Result<MeshAddress, Fault>> {
+pub async fn decode_all(resources: Vec<Upserted>) -> Vec<Result<MeshAddress, RejectedResource>> {
     if resources.len() < MANY {
         return resources.iter().map(decode).collect();
     }
@@ -62,7 +62,7 @@ pub async fn decode_all(resources: Vec<Upserted>) -> Vec<Result<MeshAddress, Fau
     decoded.unwrap_or_else(|error| {
         // What is in force stays, and the process goes on: these bytes are a peer's.
         let why = format!("cannot be decoded: {error}");
-        names.into_iter().map(|name| Err(Fault::new(name, &why))).collect()
+        names.into_iter().map(|name| Err(RejectedResource::new(name, &why))).collect()
     })
 }
 

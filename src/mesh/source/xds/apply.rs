@@ -9,7 +9,7 @@ use super::{
     address::{MeshAddress, decode_all, service_key},
     authorization,
     message::{Delta, Upserted},
-    nack::Fault,
+    nack::RejectedResource,
     refused,
 };
 use crate::{mesh::Store, policy::Policy, rpc::authorization::Authorization};
@@ -25,7 +25,7 @@ const DECODED: usize = 2048;
 ///
 /// # Cancel safety
 /// Dropping the future leaves the rest of the delta out.
-pub async fn apply_addresses(store: &mut Store, delta: Delta) -> Vec<Fault> {
+pub async fn apply_addresses(store: &mut Store, delta: Delta) -> Vec<RejectedResource> {
     let Delta { upserted, refused, removed, .. } = delta;
     let mut faults = Vec::new();
     for slice in refused.chunks(SLICE) {
@@ -59,13 +59,13 @@ pub async fn apply_addresses(store: &mut Store, delta: Delta) -> Vec<Fault> {
     faults
 }
 
-/// Applies what a delta of type Authorization changes. Returns what cannot be taken; what is in force
-/// under those names stays. Where nothing is, nobody may call whom the policy is about: it may be one
-/// that denies.
+/// Applies what a delta of type Authorization changes. Returns the resources that were rejected;
+/// their previous versions stay in force. Without a previous version of a policy all calls to the
+/// workloads in its scope are denied, because it may be a DENY policy.
 ///
 /// # Cancel safety
 /// Dropping the future leaves the rest of the delta out.
-pub async fn apply_authorizations(store: &mut Store, delta: Delta) -> Vec<Fault> {
+pub async fn apply_authorizations(store: &mut Store, delta: Delta) -> Vec<RejectedResource> {
     let mut faults = Vec::new();
     for slice in delta.refused.chunks(SLICE) {
         slice.iter().for_each(|resource| refused::hold_policy(store, resource));
@@ -79,7 +79,7 @@ pub async fn apply_authorizations(store: &mut Store, delta: Delta) -> Vec<Fault>
                 }
                 Err(why) => {
                     refused::hold_policy(store, resource);
-                    faults.push(Fault::new(Arc::clone(&resource.name), &why));
+                    faults.push(RejectedResource::new(Arc::clone(&resource.name), &why));
                 }
             }
         }
@@ -153,7 +153,11 @@ mod tests {
         Type::Service(Service { namespace, hostname, ..Service::default() })
     }
 
-    async fn apply(store: &mut Store, upserted: Vec<(&str, Type)>, removed: &[&str]) -> Vec<Fault> {
+    async fn apply(
+        store: &mut Store,
+        upserted: Vec<(&str, Type)>,
+        removed: &[&str],
+    ) -> Vec<RejectedResource> {
         let upserted = upserted.into_iter().map(|(name, sent)| Upserted {
             name: name.into(),
             value: Address { r#type: Some(sent) }.encode_to_vec().into(),

@@ -3,7 +3,7 @@
 //! What cannot be read is refused with the place where it stands, for leaving it out could make a
 //! match wider. A match with an extension asks for more than is known here: in a `DENY` it is taken
 //! without, which denies more; in an `ALLOW` it never matches. What a policy says of a flow, and
-//! what becomes of conditions on HTTP: [`crate::policy`].
+//! how conditions on HTTP are treated: [`crate::policy`].
 
 use std::{fmt, net::IpAddr};
 
@@ -33,7 +33,7 @@ pub enum InvalidAuthorization {
     #[error("{place}: {fault}")]
     Value {
         /// In which list.
-        place: Place,
+        place: FieldPath,
         /// What is wrong with it.
         fault: ValueFault,
     },
@@ -41,14 +41,14 @@ pub enum InvalidAuthorization {
 
 /// A list of a match; all numbers from 0.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Place {
+pub struct FieldPath {
     rule: usize,
     clause: usize,
     of_match: usize,
     field: &'static str,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for FieldPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { rule, clause, of_match, field } = self;
         write!(f, "rules[{rule}].clauses[{clause}].matches[{of_match}].{field}")
@@ -121,7 +121,7 @@ fn read_clause(
     let matches = said.matches.into_iter().enumerate().map(|(of_match, said)| {
         let unknown = !said.extensions.is_empty();
         let read = read_match(said).map_err(|(field, fault)| {
-            let place = Place { rule, clause, of_match, field };
+            let place = FieldPath { rule, clause, of_match, field };
             InvalidAuthorization::Value { place, fault }
         })?;
         Ok(if unknown && action == Action::Allow { Match::default() } else { read })

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Instant};
 use super::{
     demands::{Answers, Ask, Demands},
     message::{Answer, Delta, LeftOut, LongNonce, MAX_NAME, MAX_NONCE},
-    nack::{Fault, error_detail},
+    nack::{RejectedResource, error_detail},
     node::NodeIdentity,
     subscription::{Subscription, Taken, TypeStatus},
     type_url::TypeUrl,
@@ -62,7 +62,7 @@ pub struct Applied {
     /// The acknowledgement, or the refusal of a part of it.
     pub request: DeltaDiscoveryRequest,
     /// All that was not taken.
-    pub faults: Vec<Fault>,
+    pub faults: Vec<RejectedResource>,
     /// Keys that are waited for no more.
     pub answered: Vec<(Arc<str>, Answer)>,
 }
@@ -190,7 +190,12 @@ impl DeltaAds {
     }
 
     /// What the response changes is in force, but for resources with faults.
-    pub fn applied(&mut self, pending: Pending, faults: Vec<Fault>, now: Instant) -> Applied {
+    pub fn applied(
+        &mut self,
+        pending: Pending,
+        faults: Vec<RejectedResource>,
+        now: Instant,
+    ) -> Applied {
         let Pending { nonce, type_url, taken, answers } = pending;
         let faults = self.subscription(type_url).applied(taken, faults, now);
         let held = &self.types[type_url as usize].held;

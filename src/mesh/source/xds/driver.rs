@@ -19,7 +19,7 @@ use super::{
     delta_ads::{DeltaAds, Received},
     ended::{Ended, silent, termination},
     message::{Answer, Delta, LeftOut},
-    nack::{Fault, short},
+    nack::{RejectedResource, short},
     status::XdsStatus,
     type_url::TypeUrl,
     waiting::{Demand, Waiting},
@@ -65,7 +65,7 @@ pub struct Push {
     /// What changes.
     pub delta: Delta,
     /// Hears of each resource that cannot be taken; the last good version of it stays in force.
-    pub applied: oneshot::Sender<Vec<Fault>>,
+    pub applied: oneshot::Sender<Vec<RejectedResource>>,
 }
 
 impl Xds {
@@ -333,7 +333,7 @@ impl Driver {
         tracing::debug!(
             target: "xds", kind = type_url.name(), upserted, removed, "applied a response"
         );
-        for Fault { name, reason } in applied.faults.iter().take(MOST_LOGGED) {
+        for RejectedResource { name, reason } in applied.faults.iter().take(MOST_LOGGED) {
             let resource = short(name);
             tracing::warn!(
                 target: "xds", kind = type_url.name(), resource, error = reason,
@@ -363,7 +363,7 @@ impl Driver {
     }
 
     /// `None` if its owner is no more.
-    async fn push(&self, delta: Delta) -> Result<Vec<Fault>, Option<Status>> {
+    async fn push(&self, delta: Delta) -> Result<Vec<RejectedResource>, Option<Status>> {
         let (applied, done) = oneshot::channel();
         self.pushes.send(Push { delta, applied }).await.map_err(|_| None)?;
         done.await.map_err(|_| Some(Status::internal("the response was not applied")))

@@ -13,8 +13,8 @@ pub struct Delta {
     pub type_url: TypeUrl,
     /// New resources and new versions, each name once, in the order of the response.
     pub upserted: Vec<Upserted>,
-    /// What is there and cannot even be handed over as what it should be, with what came of it: what
-    /// is in force under those names stays. They count before `upserted`.
+    /// Resources that cannot be decoded, with the error. Their previous versions stay in force.
+    /// Applied before `upserted`.
     pub refused: Vec<Upserted>,
     /// Names that are in force and are no more; they count after `upserted`.
     pub removed: Vec<Arc<str>>,

@@ -33,7 +33,7 @@ pub use self::{
         Answer, Delta, LeftOut, LongNonce, MAX_NAME, MAX_NONCE, MAX_RESOURCES, MAX_VERSION,
         Upserted,
     },
-    nack::Fault,
+    nack::RejectedResource,
     node::NodeIdentity,
     status::XdsStatus,
     subscription::TypeStatus,

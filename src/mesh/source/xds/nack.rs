@@ -12,14 +12,14 @@ const MOST_NAMED: usize = 20;
 
 /// A resource that is not taken.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Fault {
+pub struct RejectedResource {
     /// The name of the resource, as the delta has it.
     pub name: Arc<str>,
     /// What is wrong with it.
     pub reason: String,
 }
 
-impl Fault {
+impl RejectedResource {
     /// Of the resource with this name; a reason that is longer than anybody reads is shortened.
     #[must_use]
     pub fn new(name: Arc<str>, reason: &str) -> Self {
@@ -38,7 +38,7 @@ pub(super) fn short(text: &str) -> String {
 }
 
 /// `name: reason; name: reason`, and how many more there are; nothing where all are taken.
-pub(super) fn error_detail(faults: &[Fault]) -> Option<Status> {
+pub(super) fn error_detail(faults: &[RejectedResource]) -> Option<Status> {
     if faults.is_empty() {
         return None;
     }
@@ -57,12 +57,14 @@ mod tests {
     #[test]
     fn a_nack_names_resources_and_reasons_and_stays_short() {
         assert_eq!(error_detail(&[]), None);
-        let two =
-            [Fault::new("ns/a".into(), "has no scope"), Fault::new("ns/b".into(), "is empty")];
+        let two = [
+            RejectedResource::new("ns/a".into(), "has no scope"),
+            RejectedResource::new("ns/b".into(), "is empty"),
+        ];
         let detail = error_detail(&two).unwrap();
         assert_eq!(detail.message, "ns/a: has no scope; ns/b: is empty");
         assert_eq!(detail.code, 3);
-        let many = vec![Fault::new("n".repeat(5000).into(), &"r".repeat(5000)); 1000];
+        let many = vec![RejectedResource::new("n".repeat(5000).into(), &"r".repeat(5000)); 1000];
         let detail = error_detail(&many).unwrap();
         assert!(detail.message.ends_with("; and 980 more"));
         assert!(detail.message.chars().count() < MOST_NAMED * (2 * LONGEST_PART + 6) + 20);

@@ -14,8 +14,9 @@ use crate::{
     },
 };
 
-/// Nobody may call whom a policy is about that cannot be taken: it may be one that denies. Does
-/// nothing where an earlier version is in force, or where workloads name it themselves.
+/// Denies all calls to the workloads in the scope of a policy that cannot be read: it may be a DENY
+/// policy. Does nothing where an earlier version is in force, or where workloads name it
+/// themselves.
 pub(super) fn hold_policy(store: &mut Store, resource: &Upserted) {
     if let Some(namespace) = about(resource) {
         store.lack_policy(&resource.name, &namespace);

@@ -9,7 +9,7 @@ use std::{
 use super::{
     held::{ENTRY, Held, Version},
     message::{Delta, MAX_NAME, MAX_RESOURCES, MAX_VERSION, Upserted},
-    nack::{Fault, short},
+    nack::{RejectedResource, short},
     type_url::TypeUrl,
 };
 use crate::rpc::discovery::{DeltaDiscoveryResponse, Resource};
@@ -49,7 +49,7 @@ pub struct TypeStatus {
 pub(super) struct Taken {
     news: Vec<(Arc<str>, Version)>,
     removed: Vec<Arc<str>>,
-    pub(super) faults: Vec<Fault>,
+    pub(super) faults: Vec<RejectedResource>,
     version: String,
     /// What was named without news, and so is right as it is.
     unchanged: Vec<Arc<str>>,
@@ -150,7 +150,7 @@ impl Subscription {
         &self,
         resource: Resource,
         new_names: usize,
-    ) -> Result<(Arc<str>, String, bytes::Bytes), (Upserted, Fault)> {
+    ) -> Result<(Arc<str>, String, bytes::Bytes), (Upserted, RejectedResource)> {
         let Resource { name: text, version, resource: content, .. } = resource;
         let name = self.known_as(&text);
         let is_new = self.held.name(&name).is_none();
@@ -172,7 +172,7 @@ impl Subscription {
             }
             Ok(value) => return Ok((name, version, value.clone())),
         };
-        let fault = Fault::new(Arc::clone(&name), &fault);
+        let fault = RejectedResource::new(Arc::clone(&name), &fault);
         Err((Upserted { name, value: content.unwrap_or_default() }, fault))
     }
 
@@ -212,7 +212,12 @@ impl Subscription {
 
     /// The changes are in force, but for those with a fault, whose last good version stays.
     /// Returns all faults of the response.
-    pub(super) fn applied(&mut self, taken: Taken, faults: Vec<Fault>, now: Instant) -> Vec<Fault> {
+    pub(super) fn applied(
+        &mut self,
+        taken: Taken,
+        faults: Vec<RejectedResource>,
+        now: Instant,
+    ) -> Vec<RejectedResource> {
         let Taken { news, removed, faults: mut all, version, unchanged, whole } = taken;
         if whole {
             self.rejected.clear();

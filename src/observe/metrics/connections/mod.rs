@@ -26,7 +26,7 @@ use crate::{
 /// labels say `overflow`.
 pub const MAX_SERIES: usize = 10_000;
 
-/// The same for the counters of ended connections, which tell reasons apart.
+/// How many distinct label sets the counters of ended connections keep, which tell reasons apart.
 pub(super) const MAX_ENDED: usize = 2 * MAX_SERIES;
 
 /// How long series of somebody who has gone are kept.

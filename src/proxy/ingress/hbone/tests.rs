@@ -55,9 +55,9 @@ fn who_may_come_back_is_turned_away_and_others_hear_a_status() {
         (CloseReason::IdentityBanned, Some(401)),
         (CloseReason::TrustDomainRemoved, Some(401)),
     ] {
-        let said = match Answer::to(reason) {
-            Answer::TurnedAway => None,
-            Answer::Status(status) => Some(status.as_u16()),
+        let said = match ConnectReply::to(reason) {
+            ConnectReply::TurnedAway => None,
+            ConnectReply::Status(status) => Some(status.as_u16()),
         };
         assert_eq!(said, answer, "{reason}");
     }

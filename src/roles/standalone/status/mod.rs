@@ -102,7 +102,7 @@ pub struct Status {
     services: ArcSwap<Vec<Arc<Service>>>,
     /// What is shown before there are services.
     planned: (String, String),
-    state: Mutex<State>,
+    state: Mutex<PhaseState>,
     shutdown: CancellationToken,
     /// Another process answers from now on.
     retired: CancellationToken,
@@ -112,7 +112,7 @@ pub struct Status {
     checked: tokio::sync::Mutex<Option<(Instant, Checked)>>,
 }
 
-struct State {
+struct PhaseState {
     phase: Phase,
     since: SystemTime,
 }
@@ -131,7 +131,7 @@ impl Status {
             telemetry,
             services: ArcSwap::default(),
             planned,
-            state: Mutex::new(State { phase: Phase::Initializing, since: SystemTime::now() }),
+            state: Mutex::new(PhaseState { phase: Phase::Initializing, since: SystemTime::now() }),
             shutdown: CancellationToken::new(),
             retired: CancellationToken::new(),
             file: Refusal::default(),
@@ -236,7 +236,7 @@ impl Status {
         found
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, PhaseState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

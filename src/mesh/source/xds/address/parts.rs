@@ -27,7 +27,7 @@ pub(super) fn text(field: &str, text: String) -> Checked<Arc<str>> {
     }
 }
 
-/// The same, where an empty one is none.
+/// A text, as long as texts are; `None` if it is empty.
 pub(super) fn if_any(field: &str, given: String) -> Checked<Option<Arc<str>>> {
     Ok(Some(text(field, given)?).filter(|text| !text.is_empty()))
 }

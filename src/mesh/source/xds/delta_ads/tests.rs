@@ -64,7 +64,7 @@ impl World {
             panic!("a type that is known");
         };
         let bad = delta.upserted.iter().filter(|u| self.bad.contains(&&*u.name));
-        let faults = bad.map(|u| Fault::new(Arc::clone(&u.name), "is bad")).collect();
+        let faults = bad.map(|u| RejectedResource::new(Arc::clone(&u.name), "is bad")).collect();
         let applied = self.ads.applied(pending, faults, Instant::now());
         assert_eq!(applied.request.response_nonce, nonce);
         assert_eq!(applied.request.node, None, "in first requests only");
