@@ -217,7 +217,9 @@ impl ServiceRegistry {
         let held = self.running.iter().find(|old| old.service.config.listen == config.listen);
         let listening = match held {
             Some(old) => Arc::clone(&old.listening),
-            None => Arc::new(self.sockets.open(&config.listen).map_err(named)?),
+            None => {
+                Arc::new(self.sockets.open(&config.listen, "`listen` or --listen").map_err(named)?)
+            }
         };
         if let Some(acme) = config.credentials.acme() {
             first_acme_certificate(acme, &listening, config.proxy_in).await.map_err(named)?;

@@ -44,17 +44,17 @@ impl Listening {
         Self { sockets, unix, path }
     }
 
-    /// Opens it.
+    /// Opens it; `key` is what asked for the address, for errors.
     ///
     /// # Errors
     /// Names the address and what to do.
-    pub fn open(address: &Address) -> Result<Self, String> {
+    pub fn open(address: &Address, key: &str) -> Result<Self, String> {
         let failed = |e: io::Error| match (e.kind(), address) {
             (io::ErrorKind::PermissionDenied, Address::Unix(_)) => format!(
                 "cannot listen on {address}: {e} (the sandbox may not include this directory, if a \
                  reload added it: restart adit)"
             ),
-            _ => cannot_listen(address, "", &e),
+            _ => cannot_listen(address, key, &e),
         };
         match address {
             Address::Tcp { host, port } => {
@@ -355,7 +355,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_caller_by_ipv4_is_one_on_a_socket_for_both() {
-        let listening = Listening::open(&":0".parse().unwrap()).unwrap();
+        let listening = Listening::open(&":0".parse().unwrap(), "").unwrap();
         let port = listening.local_addrs()[0].port();
         let accepting = listening.accepting().unwrap();
         let caller = TcpStream::connect(("127.0.0.1", port)).await.unwrap();

@@ -20,12 +20,12 @@ impl Sockets {
         Self { named, inherited }
     }
 
-    /// The socket for `address`: what was given for it, else a new one.
+    /// The socket for `address`, which `key` has asked for: what was given for it, else a new one.
     ///
     /// # Errors
     /// Names the address and what to do; for `systemd:NAME`, unless exactly one socket has that
     /// name.
-    pub fn open(&mut self, address: &Address) -> Result<Listening, String> {
+    pub fn open(&mut self, address: &Address, key: &str) -> Result<Listening, String> {
         let failed = |e: std::io::Error| format!("cannot listen on {address}: {e}");
         let text = address.to_string();
         let ours = self.inherited.extract_if(.., |(of, _)| *of == text);
@@ -41,7 +41,7 @@ impl Sockets {
             Address::Systemd(name) if !self.named.is_empty() => {
                 Listening::adopt(self.named(name, address)?).map_err(failed)
             }
-            _ => Listening::open(address),
+            _ => Listening::open(address, key),
         }
     }
 
@@ -89,14 +89,14 @@ mod tests {
             ("unix:/run/x", None),
             ("unix:/nowhere/x", Some("listen on unix:/nowhere/x")),
         ] {
-            let opened = sockets.open(&address.parse().unwrap());
+            let opened = sockets.open(&address.parse().unwrap(), "");
             match (opened, says) {
                 (Ok(_), None) => {}
                 (Err(error), Some(says)) => assert!(error.contains(says), "{error}"),
                 (opened, _) => panic!("{address}: {opened:?}"),
             }
         }
-        let none = Sockets::default().open(&"systemd:tls".parse().unwrap()).unwrap_err();
+        let none = Sockets::default().open(&"systemd:tls".parse().unwrap(), "").unwrap_err();
         assert!(none.contains("systemd passed no sockets"), "{none}");
     }
 
@@ -104,7 +104,7 @@ mod tests {
     fn what_does_not_listen_is_refused() {
         let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let mut sockets = Sockets::new(vec![("tls".into(), udp.into())], Vec::new());
-        let error = sockets.open(&"systemd:tls".parse().unwrap()).unwrap_err();
+        let error = sockets.open(&"systemd:tls".parse().unwrap(), "").unwrap_err();
         assert!(error.contains("listen on systemd:tls"), "{error}");
     }
 }

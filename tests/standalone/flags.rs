@@ -433,7 +433,9 @@ fn an_address_in_use_is_an_error_at_start() {
         echo.addr,
         pki.showing("server")
     ));
-    assert!(code == 1 && error.contains("another process is listening there"), "{error}");
+    let says = "another process is listening there; stop it, or choose another address with `listen` \
+                or --listen";
+    assert!(code == 1 && error.contains(says), "{error}");
 }
 
 #[test]

@@ -39,7 +39,8 @@ impl StatusReporter {
         let mut endpoint = None;
         if let Some(address) = address {
             let https = address.https(first.is_some_and(|s| shows_certificate(&s.credentials)));
-            let listening = sockets.open(&address.address).map_err(|e| format!("--status: {e}"))?;
+            let listening =
+                sockets.open(&address.address, "--status").map_err(|e| format!("--status: {e}"))?;
             status::serve(&status, &listening, https, tasks)
                 .map_err(|e| format!("--status {address}: {e}"))?;
             endpoint = Some((address.address.to_string(), listening));

@@ -69,7 +69,7 @@ pub(crate) async fn first_acme_certificate(
 pub(crate) fn answer_challenges(port: u16, pending: &Pending) -> BoxFuture<'_, String> {
     async move {
         let everywhere = Address::Tcp { host: String::new(), port };
-        let own = match Listening::open(&everywhere) {
+        let own = match Listening::open(&everywhere, "") {
             Ok(own) => own,
             Err(error) => return format!("the port for ACME challenges: {error}"),
         };
@@ -142,7 +142,7 @@ mod tests {
     /// They would keep the CA out until their time is over.
     #[tokio::test]
     async fn the_oldest_silent_caller_goes_for_one_too_many() {
-        let listening = Listening::open(&"127.0.0.1:0".parse().unwrap()).unwrap();
+        let listening = Listening::open(&"127.0.0.1:0".parse().unwrap(), "").unwrap();
         let accepting = listening.accepting().unwrap();
         let at = listening.local_addrs()[0];
         let challenge = Challenge::new("db.example.org", &[7; 32]).unwrap();

@@ -70,7 +70,7 @@ async fn each_peer_has_its_series_and_each_target_its_own() {
     config.health = None; // callers find out who is dead
     let telemetry = Telemetry::new().unwrap();
     let store = CredentialStore::open(config.credentials.clone()).await.unwrap();
-    let listening = Listening::open(&config.listen).unwrap();
+    let listening = Listening::open(&config.listen, "").unwrap();
     let access = AccessControl::open(config.admits(), load_policies, load_bans).unwrap();
     let service = Service::new(config, access, store, telemetry.clone()).unwrap();
     service.start(&listening, &[tokio::runtime::Handle::current()]).await.unwrap();
@@ -118,7 +118,7 @@ async fn tls_without_a_certificate_of_the_caller_is_not_called_mutual() {
     let config = file.services.into_iter().next().unwrap();
     let telemetry = Telemetry::new().unwrap();
     let store = CredentialStore::open(config.credentials.clone()).await.unwrap();
-    let listening = Listening::open(&config.listen).unwrap();
+    let listening = Listening::open(&config.listen, "").unwrap();
     let access = AccessControl::open(config.admits(), load_policies, load_bans).unwrap();
     let service = Service::new(config, access, store, telemetry.clone()).unwrap();
     service.start(&listening, &[tokio::runtime::Handle::current()]).await.unwrap();
