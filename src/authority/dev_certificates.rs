@@ -34,7 +34,7 @@ pub struct DevCertificateRequest<'a> {
 pub struct CertificateAndKey {
     /// `server`, or the client's name.
     pub name: String,
-    /// Whom it proves.
+    /// The SPIFFE ID that it proves.
     pub id: SpiffeId,
     /// The certificate.
     pub certificate: String,

@@ -50,7 +50,7 @@ impl fmt::Display for Authority {
 /// What is sent to open a stream.
 #[derive(Clone, Debug)]
 pub struct ConnectRequest {
-    /// Whom the stream is for.
+    /// The destination of the stream.
     pub authority: Authority,
     /// The application's address, for `forwarded`.
     pub client: SocketAddr,

@@ -48,7 +48,7 @@ impl Accepted {
         Self { socket: Either::Left(socket), peer: None }
     }
 
-    /// Whom it counts for; all callers of a Unix socket are one.
+    /// The caller that it counts for; all callers of a Unix socket are one.
     pub(super) fn source(&self) -> IpAddr {
         self.peer.map_or(Ipv4Addr::LOCALHOST.into(), |peer| source(peer.ip()))
     }

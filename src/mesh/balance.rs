@@ -24,7 +24,7 @@ pub struct Ask<'a> {
     pub by_hbone: bool,
     /// Chooses among those that are as good.
     pub random: u64,
-    /// Whom it is rather not given.
+    /// The endpoints that it should avoid.
     pub avoided: &'a Avoided,
 }
 

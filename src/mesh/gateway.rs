@@ -1,4 +1,4 @@
-//! Whom connections go through: a waypoint, or the gateway of another network.
+//! What connections go through: a waypoint, or the gateway of another network.
 
 use std::{fmt, sync::Arc};
 

@@ -23,7 +23,7 @@ impl Keyed for Scoped {
     }
 }
 
-/// Whom a policy is about, if it selects nobody by label.
+/// The namespace of a policy that selects nobody by label; empty for that of the whole mesh.
 pub(super) fn about(policy: &Policy) -> Option<&str> {
     match policy.scope {
         Scope::Global => Some(""),

@@ -1,5 +1,5 @@
-//! Whom a service lets in, or whom it wants to find, as configured: plain values. What is made of
-//! them is [`super::AccessControl`].
+//! The clients that a service allows, or the targets that it accepts, as configured: plain values.
+//! What is made of them is [`super::AccessControl`].
 
 use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
 

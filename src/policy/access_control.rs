@@ -208,7 +208,7 @@ impl AccessControl {
     }
 }
 
-/// Whom the access rules are asked about.
+/// The peer that the access rules are asked about.
 pub struct Caller<'a> {
     /// What its certificate says.
     pub peer: &'a Arc<PeerCert>,

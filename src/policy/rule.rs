@@ -108,7 +108,7 @@ pub struct Policy {
     pub name: String,
     /// `metadata.namespace`
     pub namespace: String,
-    /// Whom it protects.
+    /// The workloads that it protects.
     pub scope: Scope,
     /// What a match means.
     pub action: Action,

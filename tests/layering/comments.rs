@@ -22,7 +22,8 @@ const PHRASES: &[Phrase] = &[
     ("what becomes of", "what happens to …, how … is treated", &[]),
 ];
 
-/// What a comment may not begin with, in lower case: the item before it is not shown with it.
+/// What a comment may not begin with, in lower case: the item before it is not shown with it, and a
+/// subject comes first.
 const BEGINNINGS: &[&str] = &[
     "the same,",
     "the same as",
@@ -33,6 +34,7 @@ const BEGINNINGS: &[&str] = &[
     "the same to",
     "the same where",
     "the same with",
+    "whom",
 ];
 
 /// What is wrong with the doc comments of `src`: `path: ` and the phrase come first, as the list of

@@ -36,7 +36,7 @@ pub(super) struct Bans {
     tasks: Tasks,
 }
 
-/// Whom the CA bans, by what it told, and by what it said when it was asked for an SVID.
+/// The identities that the CA bans, as it announced, and as it said when it was asked for an SVID.
 #[derive(Default)]
 struct KnownBans {
     aliases: TrustDomainAliases,
@@ -84,7 +84,7 @@ impl KnownBans {
     }
 }
 
-/// Whom a refusal says to be banned. Nothing else that fails says so.
+/// The identity that a refusal says is banned. Nothing else that fails says so.
 pub(super) fn named(status: &Status) -> Option<SpiffeId> {
     let id = status.metadata().get(BANNED).filter(|_| status.code() == Code::PermissionDenied)?;
     id.to_str().ok()?.parse().ok()

@@ -118,7 +118,7 @@ fn open() -> Open {
 }
 
 impl Open {
-    /// Whom a re-check condemns, with the reason.
+    /// The tunnels that a re-check closes, with the reason.
     fn condemned(&self, trust: &Trust, expiry: PeerExpiry, now: SystemTime) -> Vec<String> {
         let mut out: Vec<_> = self
             .live

@@ -73,7 +73,7 @@ pub struct Given<'a> {
     pub bundles: Option<&'a BundleSet>,
     /// The trust domain that it should be of.
     pub trust_domain: Option<&'a TrustDomain>,
-    /// Whom a token should be for.
+    /// The audience that a token should have.
     pub audience: Option<&'a str>,
 }
 

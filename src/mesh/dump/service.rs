@@ -30,7 +30,7 @@ pub struct ServiceDump {
     pub endpoints: BTreeMap<String, EndpointDump>,
     /// Who else may answer for it.
     pub subject_alt_names: Vec<String>,
-    /// Whom calls to it go through.
+    /// The waypoint that calls to this service go through.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waypoint: Option<GatewayDump>,
     /// Of these one is chosen for each connection.

@@ -17,10 +17,10 @@ pub struct WorkloadDump {
     pub uid: String,
     /// Its addresses.
     pub workload_ips: Vec<IpAddr>,
-    /// Whom calls to its addresses go through.
+    /// The waypoint that calls to its addresses go through.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waypoint: Option<GatewayDump>,
-    /// Whom calls from other networks go through.
+    /// The gateway that calls from other networks go through.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network_gateway: Option<GatewayDump>,
     /// How it is reached.

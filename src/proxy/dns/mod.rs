@@ -60,7 +60,7 @@ pub struct ServedPod {
 pub struct DnsConfig {
     /// How names are understood.
     pub naming: Naming,
-    /// Whom other names are asked of: a file such as `/etc/resolv.conf`.
+    /// The file that names the servers for all other names, such as `/etc/resolv.conf`.
     pub resolv_conf: PathBuf,
     /// Where queries are captured to, in each pod's namespace.
     pub listen: Vec<SocketAddr>,

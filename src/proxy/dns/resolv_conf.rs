@@ -16,7 +16,7 @@ use crate::lifecycle::{Look, Tasks, WatchedFile};
 const MOST: usize = 3;
 const EVERY: Duration = Duration::from_secs(2);
 
-/// Whom questions are forwarded to.
+/// The name servers that questions are forwarded to.
 #[derive(Clone, Debug)]
 pub(super) struct NameServers(Arc<ArcSwap<Vec<SocketAddr>>>);
 

@@ -363,7 +363,7 @@ pub struct Ends {
 
 /// A tunnel whose two ends are proven.
 pub struct IngressTunnel<D: Destination> {
-    /// Whom it arrived for.
+    /// The destination that it arrived for.
     pub destination: Arc<D>,
     /// Its addresses.
     pub ends: Ends,

@@ -195,7 +195,7 @@ impl Meant {
 }
 
 impl Pod {
-    /// Whom a new connection of the pod is rather not given.
+    /// The endpoints that a new connection of the pod should avoid.
     fn avoided(&self) -> Avoided {
         Avoided { ejected: self.endpoints.ejected(Instant::now()), ..Avoided::default() }
     }

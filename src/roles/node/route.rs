@@ -29,11 +29,11 @@ pub enum Route {
     /// HBONE to the destination pod itself, at port 15008 or that of the application, or to its
     /// waypoint.
     Hbone {
-        /// Whom to call and who must answer.
+        /// The peer to call, and the identity that must answer.
         hop: Hop,
         /// The application behind it: the CONNECT authority.
         authority: SocketAddr,
-        /// Whom this reaches: the pod, or the waypoint.
+        /// The workload that this reaches: the pod, or the waypoint.
         to: Arc<Workload>,
         /// The service that was called.
         service: Option<Arc<Service>>,
@@ -45,16 +45,16 @@ pub enum Route {
         /// The gateway's host name, where it has no address: one of it takes the place of the hop's,
         /// which is the one that was called, with the gateway's port.
         gateway: Option<Arc<str>>,
-        /// Whom this reaches.
+        /// The workload that this reaches.
         to: Arc<Workload>,
         /// The service that was called.
         service: Arc<Service>,
     },
     /// Plain TCP to a workload that is not in the mesh.
     Tcp {
-        /// Whom to dial.
+        /// The address to dial.
         addr: SocketAddr,
-        /// Whom this reaches.
+        /// The workload that this reaches.
         to: Arc<Workload>,
         /// The service that was called.
         service: Option<Arc<Service>>,
@@ -67,7 +67,7 @@ pub enum Route {
         port: u16,
         /// The address that was called: one of the same family is dialled if the name has one.
         called: SocketAddr,
-        /// Whom this reaches.
+        /// The workload that this reaches.
         to: Arc<Workload>,
         /// The service that was called.
         service: Option<Arc<Service>>,

@@ -62,7 +62,7 @@ impl HeldTo {
     }
 }
 
-/// Whom a service trusts at one moment.
+/// What a service trusts at one moment.
 #[derive(Eq, PartialEq)]
 struct Trusted {
     peers: PeerTrust,

@@ -1,4 +1,4 @@
-//! Whom a bundle endpoint must prove to be: TLS by the profile (SPIFFE Federation §5.2).
+//! Which identity a bundle endpoint must prove: TLS by the profile (SPIFFE Federation §5.2).
 
 use std::{path::Path, sync::Arc};
 
