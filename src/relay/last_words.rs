@@ -11,8 +11,6 @@ use std::{
 
 use tokio::time::{Sleep, sleep};
 
-use super::Broken;
-
 /// How long it is read, if the application does not take all of it.
 const LONGEST: Duration = Duration::from_secs(1);
 
@@ -36,22 +34,20 @@ impl LastWords {
         }
     }
 
-    /// What ended the connection, once `moved` says that nothing more is read: what the far side said
-    /// of it, or the error of the write.
+    /// What ended the connection, once nothing more is read: what the far side `said` of it, or the
+    /// error of the write.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        moved: Poll<Result<(), Broken>>,
-    ) -> Poll<Broken> {
-        match moved {
-            Poll::Ready(Err(Broken::Remote(said))) if said.get_ref().is_some() => {
-                return Poll::Ready(Broken::Remote(said));
-            }
+        said: Poll<Option<io::Error>>,
+    ) -> Poll<io::Error> {
+        match said {
+            Poll::Ready(Some(said)) if said.get_ref().is_some() => return Poll::Ready(said),
             Poll::Ready(_) => {}
             Poll::Pending if self.over.as_mut().poll(cx).is_ready() => {}
             Poll::Pending => return Poll::Pending,
         }
         let reset = io::ErrorKind::ConnectionReset.into();
-        Poll::Ready(Broken::Remote(std::mem::replace(&mut self.error, reset)))
+        Poll::Ready(std::mem::replace(&mut self.error, reset))
     }
 }
