@@ -36,7 +36,9 @@ enum RedirectVerb {
         adit redirect apply --netns shop-web\n  \
         adit redirect show --netns pid:4711\n\n\
         `adit run` does this by itself if the mesh file says `capture: { rules: nft }`.\n\
-        The rules are applied all together or not at all.")]
+        The rules are applied all together or not at all.\n\
+        `show` exits with 0 whatever it finds; `complete` of its JSON says whether the\n\
+        rules are as they were applied (null: the rules do not say what was asked for).")]
 pub(super) struct RedirectArgs {
     /// What to do
     verb: RedirectVerb,
@@ -127,26 +129,27 @@ fn act(args: &RedirectArgs, netns: &Arc<Netns>) -> Result<(), CaptureError> {
     Ok(())
 }
 
+/// What is said of rules that do not note what was asked for.
+const NOT_NOTED: &str = "CANNOT TELL whether complete: what always stands is there, but an earlier \
+                         version of adit applied them, or another program changed them";
+
 /// The report for people: a line for each question.
 fn table(netns: &str, report: &CaptureReport) -> String {
     let by_others = |by: Option<bool>| by == Some(true);
     let others = by_others(report.inbound_by_others) || by_others(report.outbound_by_others);
-    let has_some = report.complete || !report.missing.is_empty();
+    let has_some = report.complete != Some(false) || !report.missing.is_empty();
     let rules = match (report.complete, has_some, others) {
-        (true, ..) => "complete".to_owned(),
-        (false, true, _) => format!("NOT COMPLETE, without {}", report.missing.join(", ")),
-        (false, false, true) => "none of adit's; another program redirects TCP to adit".to_owned(),
-        (false, false, false) => "none".to_owned(),
+        (Some(true), ..) => "complete".to_owned(),
+        (None, ..) => NOT_NOTED.to_owned(),
+        (_, true, _) => format!("NOT COMPLETE, without {}", report.missing.join(", ")),
+        (_, false, true) => "none of adit's; another program redirects TCP to adit".to_owned(),
+        (_, false, false) => "none".to_owned(),
     };
     let is_there = |part: &str| has_some && !report.missing.iter().any(|m| m.contains(part));
     let captured = |part: &str, by: Option<bool>, to: &str| match is_there(part) || by_others(by) {
         true => format!("TCP goes to adit, {to}"),
         false => "NOT CAPTURED: TCP passes as it is".to_owned(),
     };
-    let mut exceptions = vec!["loopback", "adit's own connections"];
-    if report.kubelet_probes {
-        exceptions.push("the kubelet's probes from 169.254.7.127");
-    }
     let mut rows = vec![
         ("rules", rules),
         (
@@ -160,42 +163,86 @@ fn table(netns: &str, report: &CaptureReport) -> String {
         ("outbound", captured("outbound TCP", report.outbound_by_others, "port 15001")),
     ];
     if has_some {
-        rows.push(("exceptions", exceptions.join(", ")));
-        rows.push((
-            "older TCP",
-            match report.strict {
-                true => "plaintext connections from before the rules are blocked (strict)",
-                false => "plaintext connections from before the rules continue (permissive)",
-            }
-            .to_owned(),
-        ));
-        rows.push((
-            "not TCP",
-            match report.non_tcp {
-                Some("pass") => "passes as it is",
-                Some("count") => "passes as it is, and is counted",
-                Some(_) => "is dropped and counted, but for DNS and the ICMP that IP needs",
-                None => "NOT KNOWN: the rules about it were changed",
-            }
-            .to_owned(),
-        ));
+        rows.extend(options(report));
     }
-    if !report.complete && !others {
-        rows.push(("what to do", format!("adit redirect apply --netns {netns}")));
+    if report.complete != Some(true) && !others {
+        rows.push(("what to do", apply_again(netns, report)));
     }
     let rows = rows.into_iter().map(|(name, says)| format!("\n  {name:<12}{says}"));
     format!("network namespace {netns}{}", rows.collect::<String>())
 }
 
+/// The lines about what rules that stand let by.
+fn options(report: &CaptureReport) -> [(&'static str, String); 3] {
+    let mut exceptions = vec!["loopback", "adit's own connections"];
+    if report.kubelet_probes {
+        exceptions.push("the kubelet's probes from 169.254.7.127");
+    }
+    let blocks = !report.missing.contains(&"the rules that block older plaintext connections");
+    let older = match (report.strict && blocks, report.asked.map(|asked| asked.mtls)) {
+        (true, _) => "plaintext connections from before the rules are blocked (strict)",
+        (_, Some("strict")) => {
+            "NOT BLOCKED, against `mtls: strict`: plaintext connections from \
+                                before the rules continue"
+        }
+        (_, Some(_)) => "plaintext connections from before the rules continue (permissive)",
+        (_, None) => {
+            "plaintext connections from before the rules continue; they would be blocked \
+                      under `mtls: strict`"
+        }
+    };
+    let not_tcp = match report.non_tcp {
+        Some("pass") => "passes as it is",
+        Some("count") => "passes as it is, and is counted",
+        Some(_) => "is dropped and counted, but for DNS and the ICMP that IP needs",
+        None => "NOT KNOWN: the rules about it were changed",
+    };
+    let against = match report.asked.map(|asked| asked.non_tcp) {
+        Some(asked) if report.non_tcp.is_some_and(|stands| stands != asked) => {
+            format!(", against `nonTcp: {asked}`")
+        }
+        _ => String::new(),
+    };
+    [
+        ("exceptions", exceptions.join(", ")),
+        ("older TCP", older.to_owned()),
+        ("not TCP", format!("{not_tcp}{against}")),
+    ]
+}
+
+/// The command that applies the rules with what was asked for, as far as that is known.
+fn apply_again(netns: &str, report: &CaptureReport) -> String {
+    let mut command = format!("adit redirect apply --netns {netns}");
+    let Some(asked) = report.asked else {
+        let stands = report.complete != Some(false) || !report.missing.is_empty();
+        let options = " [--permissive] [--kubelet-probes] [--non-tcp VERDICT]";
+        let options = if stands { options } else { "" };
+        return command + options;
+    };
+    if asked.mtls == "permissive" {
+        command.push_str(" --permissive");
+    }
+    if asked.kubelet_probes {
+        command.push_str(" --kubelet-probes");
+    }
+    if asked.non_tcp != "pass" {
+        command.push_str(" --non-tcp ");
+        command.push_str(asked.non_tcp);
+    }
+    command
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pods::capture::Asked;
 
     fn report() -> CaptureReport {
         CaptureReport {
             applied: true,
-            complete: true,
+            complete: Some(true),
             missing: Vec::new(),
+            asked: Some(Asked { mtls: "strict", kubelet_probes: true, non_tcp: "count" }),
             strict: true,
             kubelet_probes: true,
             non_tcp: Some("count"),
@@ -224,17 +271,40 @@ network namespace web
     #[test]
     fn what_is_missing_is_named_with_what_to_do() {
         let missing = vec!["the redirection of inbound TCP"];
-        let some = CaptureReport { complete: false, applied: false, missing, ..report() };
+        let some = CaptureReport { complete: Some(false), applied: false, missing, ..report() };
         let shown = table("web", &some);
         assert!(shown.contains("NOT COMPLETE, without the redirection of inbound TCP"), "{shown}");
         assert!(shown.contains("inbound     NOT CAPTURED"), "{shown}");
         assert!(shown.contains("outbound    TCP goes to adit"), "{shown}");
-        assert!(shown.contains("adit redirect apply --netns web"), "{shown}");
+        let what_to_do =
+            "\n  what to do  adit redirect apply --netns web --kubelet-probes --non-tcp count";
+        assert!(shown.ends_with(what_to_do), "{shown}");
+    }
+
+    #[test]
+    fn a_filter_that_is_gone_is_not_called_permissive() {
+        let says = |asked: Option<&'static str>| {
+            let asked = asked.map(|mtls| Asked { mtls, kubelet_probes: false, non_tcp: "drop" });
+            table("web", &CaptureReport { strict: false, asked, ..report() })
+        };
+        assert!(says(Some("permissive")).contains("continue (permissive)"));
+        for gone in [says(Some("strict")), says(None)] {
+            assert!(gone.contains("`mtls: strict`") && !gone.contains("permissive"), "{gone}");
+        }
+        assert!(says(Some("strict")).contains("and is counted, against `nonTcp: drop`"));
+    }
+
+    #[test]
+    fn what_an_earlier_version_applied_is_called_neither_complete_nor_broken() {
+        let earlier = CaptureReport { complete: None, asked: None, ..report() };
+        let shown = table("web", &earlier);
+        assert!(shown.contains("rules       CANNOT TELL") && !shown.contains("NOT COMPLETE"));
+        assert!(shown.contains("what to do  adit redirect apply --netns web ["), "{shown}");
     }
 
     #[test]
     fn nothing_is_said_of_rules_that_are_not_there() {
-        let none = CaptureReport { complete: false, applied: false, ..report() };
+        let none = CaptureReport { complete: Some(false), applied: false, ..report() };
         let shown = table("pid:7", &none);
         assert!(shown.contains("rules       none\n") && !shown.contains("older TCP"), "{shown}");
         assert!(shown.contains("inbound     NOT CAPTURED"), "{shown}");

@@ -54,6 +54,8 @@ pub struct PodManager {
     joins: Notify,
     /// Fires when nobody wants to wait for drains any longer.
     pub hurry: CancellationToken,
+    /// Fires some time after it: then rules stay that are to be removed.
+    abandon: CancellationToken,
     /// Pods that take nothing new and end what they have.
     draining: Tasks,
     /// Whose turn it is to change capture rules.
@@ -84,6 +86,7 @@ impl PodManager {
             moved: Notify::new(),
             joins: Notify::new(),
             hurry: CancellationToken::new(),
+            abandon: CancellationToken::new(),
             draining: Tasks::default(),
             rules,
             watch: Arc::new(watch),

@@ -129,7 +129,7 @@ impl RuleWatch {
         mut standing: Option<Standing>,
     ) {
         let mut pace = Pace::default();
-        let mut said = Said::default();
+        let mut said = Said::of(&watched.uid);
         let mut failed = false;
         loop {
             let none = changes.is_none();
@@ -144,28 +144,35 @@ impl RuleWatch {
                 news = news => news.is_err(),
                 () = tokio::time::sleep(at_latest), if none || failed => none,
                 () = std::future::ready(()), if standing.is_none() && !failed => false,
+                () = said.is_due() => {
+                    said.tell(Instant::now());
+                    continue;
+                }
             };
             tokio::time::sleep(pace.next(Instant::now())).await;
             match &changes {
                 Some(changes) if !lost => changes.forget(),
                 _ => changes = open(&watched.netns, &watched.uid).await,
             }
-            let known = standing.is_some();
+            let (known, had_failed) = (standing.is_some(), failed);
             let looked = self.look(watched, changes.as_ref(), &mut standing).await;
             failed = looked.is_err();
             match looked {
                 Ok(what) => {
-                    *watched.fault() = None;
-                    if let Some(what) = what.filter(|_| known) {
+                    // What was applied after a failure may stand by now, without another time.
+                    let after_a_failure = had_failed.then_some("they could not be restored before");
+                    let restored = what.filter(|_| known || had_failed).or(after_a_failure);
+                    if let Some(what) = restored {
                         self.count("restored");
-                        said.restored(&watched.uid, what);
+                        said.restored(what, Instant::now());
                     }
+                    *watched.fault() = None;
                 }
                 // Others than these rules are to stand there by now: nothing has failed.
                 Err(_) if watched.over.is_cancelled() => return,
                 Err(error) => {
                     self.count("failed");
-                    said.failed(&watched.uid, &format!("{error:#}"));
+                    said.failed(&format!("{error:#}"));
                     *watched.fault() = Some(format!(
                         "pod {}: its capture rules were changed and cannot \
                          be restored: {error:#}",
@@ -244,25 +251,49 @@ impl Pace {
     }
 }
 
-/// What the log says of one pod, and how often.
-#[derive(Default)]
+/// What the log says of one pod, and how often: all that is counted, the last of it no later than at
+/// the end.
 struct Said {
+    uid: Arc<str>,
     at: Option<Instant>,
+    what: &'static str,
+    /// Restorations that the log does not have yet.
     times: u32,
     fault: Option<String>,
 }
 
 impl Said {
-    fn restored(&mut self, uid: &str, what: &str) {
+    fn of(uid: &Arc<str>) -> Self {
+        Self { uid: Arc::clone(uid), at: None, what: "", times: 0, fault: None }
+    }
+
+    fn restored(&mut self, what: &'static str, now: Instant) {
         self.fault = None;
         self.times += 1;
-        if self.at.is_some_and(|at| at.elapsed() < NAMED_EVERY) {
-            return;
+        self.what = what;
+        if self.due().is_none_or(|due| due <= now) {
+            self.tell(now);
         }
-        self.at = Some(Instant::now());
-        let times = std::mem::take(&mut self.times);
+    }
+
+    /// When the log may have the next line.
+    fn due(&self) -> Option<Instant> {
+        self.at.map(|at| at + NAMED_EVERY)
+    }
+
+    /// Waits until the log is to have what it does not have yet. Cancel safe.
+    async fn is_due(&self) {
+        match self.due() {
+            Some(due) if self.times > 0 => tokio::time::sleep_until(due).await,
+            _ => std::future::pending().await,
+        }
+    }
+
+    fn tell(&mut self, now: Instant) {
+        self.at = Some(now);
+        let (what, times) = (self.what, std::mem::take(&mut self.times));
         tracing::warn!(
-            workload = uid,
+            workload = &*self.uid,
             what,
             times,
             "another program changed this pod's capture rules; adit has restored them. Find what \
@@ -271,10 +302,10 @@ impl Said {
         );
     }
 
-    fn failed(&mut self, uid: &str, error: &str) {
+    fn failed(&mut self, error: &str) {
         if self.fault.as_deref() != Some(error) {
             tracing::error!(
-                workload = uid,
+                workload = &*self.uid,
                 error,
                 "this pod's capture rules were changed and cannot be restored: it may be open to \
                  plaintext; trying again"
@@ -284,9 +315,35 @@ impl Said {
     }
 }
 
+impl Drop for Said {
+    fn drop(&mut self) {
+        if self.times > 0 {
+            self.tell(Instant::now());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_log_has_each_restoration_and_a_line_in_ten_seconds() {
+        let mut said = Said::of(&"shop/db".into());
+        let never = tokio::time::timeout(NAMED_EVERY * 10, said.is_due()).await;
+        assert!(never.is_err(), "nothing to say");
+        said.restored("changed", Instant::now());
+        assert_eq!(said.times, 0, "the first is said at once");
+        let began = Instant::now();
+        for times in 1..=3 {
+            said.restored("changed", Instant::now());
+            assert_eq!(said.times, times);
+        }
+        said.is_due().await;
+        assert_eq!(began.elapsed(), NAMED_EVERY);
+        said.tell(Instant::now());
+        assert_eq!(said.times, 0);
+    }
 
     #[test]
     fn news_without_end_is_looked_at_ever_more_seldom() {

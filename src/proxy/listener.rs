@@ -38,6 +38,12 @@ pub trait Port: Send {
     /// The next connection; never comes where another worker accepts for this one. Cancel safe.
     fn accept(&mut self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>> + Send;
 
+    /// A connection that waits in the kernel's queue, which closing the port would reset; none if
+    /// there is none, or the queue stays open elsewhere. Does not wait.
+    fn queued(&mut self) -> Option<(TcpStream, SocketAddr)> {
+        None
+    }
+
     /// Finds out about an accepted connection, without waiting; `None` drops it.
     fn arrived(&mut self, socket: &TcpStream, peer: SocketAddr) -> Option<Self::Arrival>;
 
@@ -55,7 +61,11 @@ pub trait Port: Send {
 /// How many connections are accepted before others get their turn.
 const IN_A_ROW: u32 = 4;
 
-/// Accepts until `stop`, giving each connection to `serve` as a task of its own, here or on a
+/// How many of a port's queue are accepted at a stop: as many as it holds at once, where new ones
+/// come all the time.
+const LAST: usize = 4096;
+
+/// Accepts until `stop`, and then what waits in the queue already, giving each connection to `serve` as a task of its own, here or on a
 /// worker that has less to do.
 ///
 /// When descriptors or memory run out the loop backs off instead of spinning, and counts it; where
@@ -107,6 +117,23 @@ pub async fn accept_loop<P, S, F>(
                 port.accept_failed();
                 resume = Instant::now() + backoff.note(&error);
             }
+        }
+    }
+    // A caller that waits has been told by the kernel that it is connected.
+    for n in 1..=LAST {
+        let Some((socket, peer)) = port.queued() else { break };
+        let fd = socket.as_fd();
+        if is_reserved(fd) || port.is_too_much(fd, balancer.live()) {
+            port.accept_failed();
+            break;
+        }
+        let arrived = port.arrived(&socket, peer);
+        let taken = arrived.and_then(|arrival| balancer.take(socket, peer, arrival));
+        if let Some((socket, peer, arrival, place)) = taken {
+            tasks.spawn(serve(socket, peer, arrival).map(|()| drop(place)));
+        }
+        if n % IN_A_ROW as usize == 0 {
+            tokio::task::yield_now().await;
         }
     }
     drop(port);

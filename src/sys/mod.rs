@@ -12,6 +12,7 @@ pub mod packet;
 pub mod peer;
 pub mod pipe;
 pub mod process;
+pub mod reuseport;
 pub mod sandbox;
 pub mod seqpacket;
 pub mod sockets;

@@ -14,7 +14,7 @@ use tokio::{
     net::{TcpSocket, TcpStream},
 };
 
-use super::{descriptors::of_traffic, netns::Netns};
+use super::{descriptors::of_traffic, netns::Netns, reuseport};
 
 /// The packet mark of every socket of ours (1337).
 pub const MARK: u32 = 0x539;
@@ -68,6 +68,20 @@ pub fn to_be_inherited(listener: &Socket) -> io::Result<()> {
     listener.set_tcp_keepalive(&keepalive())
 }
 
+/// Accepts a connection that waits already, at a listening socket that does not block; none if there
+/// is none, or it cannot be accepted. Needs the runtime.
+pub fn accept_queued(listener: &impl AsFd) -> Option<(TcpStream, SocketAddr)> {
+    let (socket, peer) = loop {
+        match SockRef::from(listener).accept() {
+            // Of one that waited, and is gone.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            accepted => break accepted.ok()?,
+        }
+    };
+    socket.set_nonblocking(true).ok()?;
+    Some((TcpStream::from_std(socket.into()).ok()?, peer.as_socket()?))
+}
+
 /// A listening socket, of TCP and of whichever families its address has; `prepare` is asked before
 /// it is bound.
 ///
@@ -97,7 +111,9 @@ fn open_listener(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
         transparent(socket);
         Ok(())
     };
-    Ok(listener(addr, marked)?.into())
+    let listener = listener(addr, marked)?;
+    reuseport::keep_queue(&listener);
+    Ok(listener.into())
 }
 
 /// Best effort: replies to a spoofed connection are accepted from a foreign address.

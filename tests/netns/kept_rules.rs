@@ -11,6 +11,7 @@ use crate::{
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("kept_rules::a_stop_leaves_those_of_a_pod_whose_predecessor_still_drains", stop),
+    ("kept_rules::who_interrupts_a_drain_finds_those_removed_that_are_not_to_stay", interrupted),
     ("kept_rules::a_process_that_is_succeeded_removes_none_of_its_successors", takeover),
     ("kept_rules::those_kept_for_a_pod_that_goes_elsewhere_are_removed", elsewhere),
     ("kept_rules::an_edit_that_changes_them_is_no_fault", edits),
@@ -53,6 +54,24 @@ fn stop() {
     assert!(lab.stop_dead().success());
     assert!(stand(&lab), "{}", lab.tool("db", "nft list tables"));
     assert!(!outsider_is_answered(&lab), "plaintext is refused until adit runs again");
+}
+
+fn interrupted() {
+    let mut lab = Lab::new(PODS);
+    lab.capture = "rules: nft, onStop: remove";
+    lab.drain = "60s";
+    lab.echo("db", 8080);
+    lab.start(&allow(&["web"]));
+    let _open = held(&lab, "web");
+    lab.signal(nix::sys::signal::Signal::SIGTERM);
+    lab.wait("stopping", || lab.log().contains("shutting down: draining"));
+    assert!(stand(&lab), "while it drains");
+    lab.signal(nix::sys::signal::Signal::SIGINT);
+    assert!(lab.stop_dead().success());
+    for (pod, _) in PODS {
+        assert_eq!(lab.tool(pod, "nft list tables"), "", "{pod}: {}", lab.log());
+        assert_eq!(lab.tool(pod, "ip rule show priority 32764"), "", "{pod}");
+    }
 }
 
 fn takeover() {

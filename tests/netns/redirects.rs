@@ -11,6 +11,8 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("redirects::the_nodes_rules_about_probes_go_with_the_last_who_needs_them", guard),
     ("redirects::a_namespace_whose_lo_is_down_is_named_and_closed", lo_down),
     ("redirects::what_cannot_be_applied_whole_is_not_applied", whole),
+    ("redirects::rules_that_somebody_removed_are_not_called_complete", not_complete),
+    ("redirects::rules_without_a_note_are_applied_again_once_and_not_for_ever", without_note),
     ("redirects::what_names_no_namespace_is_a_wrong_command_line", names_none),
 ];
 
@@ -214,6 +216,113 @@ fn whole() {
         assert_eq!([rules("-4"), rules("-6")], routed);
         assert!(guarded());
     }
+}
+
+/// What `adit redirect show` says of the namespace `other`, to people and to scripts.
+fn shown() -> (String, serde_json::Value) {
+    let [said, json] = ["show --netns other", "show --json --netns other"].map(|words| {
+        let done = redirect(words);
+        assert_eq!(done.status.code(), Some(0), "{words}: it shows, whatever there is");
+        String::from_utf8(done.stdout).unwrap()
+    });
+    (said, serde_json::from_str(&json).unwrap())
+}
+
+/// What is missing, and the command that is to restore it.
+fn incomplete() -> (Vec<String>, String) {
+    let (said, json) = shown();
+    assert_eq!(json["complete"], false, "{json}");
+    let missing: Vec<String> = serde_json::from_value(json["missing"].clone()).unwrap();
+    assert!(said.contains(&format!("NOT COMPLETE, without {}\n", missing.join(", "))), "{said}");
+    let (_, command) = said.split_once("what to do  adit redirect ").expect("it says what to do");
+    (missing, command.trim().to_owned())
+}
+
+fn is_complete() -> serde_json::Value {
+    let (said, json) = shown();
+    assert_eq!(json["complete"], true, "{json}");
+    assert!(said.contains("rules       complete\n") && !said.contains("what to do"), "{said}");
+    json
+}
+
+fn not_complete() {
+    let _other = Other::new();
+    ip("-n other link set lo up");
+    let remove = |table: &str| ip(&format!("netns exec other nft delete table inet {table}"));
+    let older = "the rules that block older plaintext connections";
+    let not_tcp = "the rules about traffic that is not TCP";
+    for (options, tables) in [
+        ("", &[("adit-filter", older)][..]),
+        (" --non-tcp count", &[("adit-non-tcp", not_tcp), ("adit-filter", older)]),
+        (" --kubelet-probes --non-tcp drop", &[("adit-filter", older), ("adit-non-tcp", not_tcp)]),
+        (" --permissive --non-tcp drop", &[("adit-non-tcp", not_tcp)]),
+    ] {
+        redirected(&format!("apply --netns other{options}"));
+        let asked = is_complete()["asked"].clone();
+        for (table, names) in tables {
+            remove(table);
+            let (missing, command) = incomplete();
+            // The probes' exception in the table goes with it.
+            assert_eq!(missing[0], *names, "{options}, without {table}");
+            assert_eq!(shown().1["asked"], asked);
+            redirected(&command);
+            assert_eq!(is_complete()["asked"], asked, "{command}");
+        }
+    }
+    assert!(shown().0.contains("is dropped and counted"));
+    ip("netns exec other nft flush chain inet adit-non-tcp adit-input");
+    assert_eq!(incomplete().0, [not_tcp], "emptied");
+
+    // Who asks for less has nothing that could be missing.
+    redirected("apply --permissive --netns other");
+    assert_eq!(is_complete()["asked"]["mtls"], "permissive");
+    assert!(shown().0.contains("continue (permissive)"));
+    redirected("remove --netns other");
+    assert!(shown().0.contains("rules       none\n"));
+}
+
+/// As an earlier version applied them, without a note of what was asked for.
+fn without_note() {
+    let mut lab = Lab::new(PODS);
+    lab.echo("db", 8080);
+    let take_note_away = |lab: &Lab| {
+        let rules = lab.tool("db", "nft -s list table inet adit-nat");
+        let (before, rest) = rules.split_once(" comment \"adit applied: ").expect("noted");
+        let (_, after) = rest.split_once('"').expect("it ends");
+        let file = lab.file("earlier.nft");
+        let earlier = format!("delete table inet adit-nat\n{before}{after}");
+        std::fs::write(&file, earlier).unwrap();
+        lab.tool("db", &format!("nft -f {}", file.display()));
+    };
+    let is_noted = |lab: &Lab| {
+        lab.tool("db", "nft list table inet adit-nat").contains("comment \"adit applied: strict")
+    };
+    let show = || {
+        let shown = redirect("show --json --netns db").stdout;
+        serde_json::from_slice::<serde_json::Value>(&shown).unwrap()
+    };
+    redirected("apply --netns db");
+    take_note_away(&lab);
+    assert!(!is_noted(&lab));
+    let shown = show();
+    assert!(shown["complete"].is_null() && shown["asked"].is_null(), "{shown}");
+    assert_eq!(shown["missing"], serde_json::json!([]));
+    let said = redirect("show --netns db").stdout;
+    assert!(String::from_utf8(said).unwrap().contains("rules       CANNOT TELL"));
+
+    // A start applies them with a note; whoever takes that away has it restored once.
+    lab.start(&allow(&["web"]));
+    assert!(is_noted(&lab));
+    take_note_away(&lab);
+    lab.wait("restored", || is_noted(&lab));
+    assert_eq!(show()["complete"], true);
+    lab.wait("said", || lab.log().contains("changed this pod's capture rules"));
+    assert!(!lab.log().contains("cannot be restored"), "{}", lab.log());
+
+    // An edit that changes what is asked for changes the note.
+    lab.write_mesh(&format!("mtls: permissive\n{}", allow(&["web"])));
+    lab.wait("noted", || show()["asked"]["mtls"] == "permissive");
+    assert_eq!(show()["complete"], true);
 }
 
 fn names_none() {

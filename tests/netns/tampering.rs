@@ -52,6 +52,14 @@ fn restorations(lab: &Lab) -> u64 {
     count.map_or(0, |count| count.parse().unwrap())
 }
 
+/// The same of the log.
+fn logged(lab: &Lab) -> u64 {
+    let log = lab.log();
+    let said = log.lines().filter(|line| line.contains("changed this pod's capture rules"));
+    let lines = said.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    lines.map(|line| line["times"].as_u64().unwrap()).sum()
+}
+
 fn restored() {
     let lab = lab(&["web"]);
     let mut open = held(&lab, "web");
@@ -116,6 +124,7 @@ fn restored() {
     // What adit itself does is no reason to do it again.
     std::thread::sleep(Duration::from_secs(2));
     let settled = restorations(&lab);
+    lab.wait("the log has as many", || logged(&lab) == settled);
     lab.tool("db", "nft add table inet other");
     ip("-n db route add 10.99.0.0/16 via 10.77.0.254");
     std::thread::sleep(Duration::from_secs(3));
@@ -137,8 +146,10 @@ fn not_restored() {
     let said: Vec<_> = log.lines().filter(|line| line.contains("cannot be restored")).collect();
     assert!(said.iter().all(|line| line.contains("shop/db") && line.contains("lo is down")));
     assert_eq!(said.len(), 1, "{said:#?}");
+    assert_eq!(restorations(&lab), 0);
     ip("-n db link set lo up");
     lab.wait("ready again", || lab.readiness().contains("200 OK"));
+    assert_eq!((restorations(&lab), logged(&lab)), (1, 1), "after all failures");
     assert!(stands(&lab, "db"));
     assert!(lab.ask("web", "10.96.0.10:80").is_ok());
     assert!(!outsider_is_answered(&lab));

@@ -150,6 +150,12 @@ impl Listeners {
         let _ = self.handed_over.set((!endpoints.is_empty()).then_some(endpoints));
     }
 
+    /// Whether another process has the sockets that this one listens on inside of pods.
+    #[must_use]
+    pub fn has_successor(&self) -> bool {
+        self.handed_over.get().is_some()
+    }
+
     /// Whether it listens on the endpoint of this name: its path is that process's then.
     #[must_use]
     pub fn is_handed_over(&self, name: &str) -> bool {

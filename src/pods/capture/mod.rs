@@ -5,6 +5,7 @@
 
 mod legacy;
 mod non_tcp;
+mod note;
 mod probes;
 mod redirects;
 mod refusal;
@@ -15,6 +16,7 @@ mod tools;
 
 pub use legacy::LegacyTables;
 pub use non_tcp::{Packets, judge_non_tcp, non_tcp_packets};
+pub use note::Asked;
 pub use probes::{guard_probes, probes_admitted, reconsider_guard, restore_guard};
 pub use redirects::{OfFamily, Redirects};
 pub use refusal::{FAMILIES, LASTS, Refused, admit_plaintext, refuse_plaintext};

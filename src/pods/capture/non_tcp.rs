@@ -9,7 +9,10 @@ use std::{fmt::Write as _, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{CaptureError, tools::Tools};
+use super::{
+    CaptureError,
+    tools::{self, Tools},
+};
 use crate::{mesh::NonTcp, sys::netns::Netns};
 
 /// The table.
@@ -84,10 +87,7 @@ const NEEDED: &str = "    udp dport 53 accept
 
 /// Which verdict stands, of a listing without counters; none if somebody has changed the table.
 pub(super) fn standing(listed: &str) -> Option<NonTcp> {
-    let head = format!("table inet {TABLE} {{");
-    let Some(at) = listed.find(&head) else { return Some(NonTcp::Pass) };
-    let listed = &listed[at..];
-    let listed = listed.find("\n}").map_or(listed, |end| &listed[..end]);
+    let Some(listed) = tools::listed(listed, TABLE) else { return Some(NonTcp::Pass) };
     let is_so = |verdict: &NonTcp| Shape::of(&ruleset(*verdict)) == Shape::of(listed);
     [NonTcp::Count, NonTcp::Drop].into_iter().find(is_so)
 }

@@ -6,8 +6,8 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    CaptureError, OfFamily, Options, Redirects, Standing, ip_rules, non_tcp, refusal, rules,
-    tools::Tools,
+    Asked, CaptureError, OfFamily, Options, Redirects, Standing, ip_rules, non_tcp, refusal, rules,
+    tools::{Tools, listed},
 };
 use crate::sys::netns::Netns;
 
@@ -17,10 +17,13 @@ use crate::sys::netns::Netns;
 pub struct CaptureReport {
     /// adit's own rules and routes are there.
     pub applied: bool,
-    /// Nothing of adit's rules is missing or changed.
-    pub complete: bool,
+    /// Nothing of adit's rules is missing or changed. None if that cannot be told: nothing that is
+    /// always applied is missing, and the rules do not note what else they were to be.
+    pub complete: Option<bool>,
     /// What is missing or changed, where some of adit's rules are there.
     pub missing: Vec<&'static str>,
+    /// What adit was asked for when it applied the rules; none if they do not note it.
+    pub asked: Option<Asked>,
     /// Plaintext connections that are older than the rules are blocked (`mtls: strict`).
     pub strict: bool,
     /// The kubelet's probes pass, from the address that istio-cni gives them.
@@ -44,32 +47,38 @@ impl CaptureReport {
     pub(super) fn of(netns: &Arc<Netns>) -> Result<Self, CaptureError> {
         let stop = CancellationToken::new();
         let tools = Tools { netns, stop: &stop };
-        let tables = tools.nft(&["list", "tables"], "")?;
-        let is_there = |table: &str| tables.contains(&format!("table inet {table}\n"));
+        // Whether nft can say anything at all.
+        tools.nft(&["list", "tables"], "")?;
         let mut nft = String::new();
         for table in rules::TABLES.into_iter().chain([refusal::TABLE]) {
-            if is_there(table) {
-                nft.push_str(&tools.nft(&["list", "table", "inet", table], "")?);
+            match tools.nft(&["list", "table", "inet", table], "") {
+                Err(CaptureError::Tool { .. }) => {}
+                listed => nft += &listed?,
             }
         }
+        let is_there = |table: &str| listed(&nft, table).is_some();
         let ip_rules: Vec<_> = ["-4", "-6"].iter().flat_map(|f| ip_rules(tools, f)).collect();
         let standing = Standing::look(netns, &stop)?;
         let others = Redirects::look(netns, &stop).ok();
         let any = |is: fn(&OfFamily) -> bool| others.map(|others| others.families.iter().any(is));
         let judged = non_tcp::standing(&nft);
-        let options = Options {
+        let stands = Options {
             strict: is_there(rules::FILTER),
             kubelet_probes: rules::PROBES.iter().any(|(_, address)| nft.contains(address)),
             non_tcp: judged.unwrap_or_default(),
         };
+        let noted = standing.noted();
         let has_some = rules::TABLES.iter().any(|table| is_there(table)) || !ip_rules.is_empty();
-        let missing = if has_some { standing.missing(options) } else { Vec::new() };
+        let wanted = noted.unwrap_or(stands);
+        let missing = if has_some { standing.missing(wanted) } else { Vec::new() };
+        let is_whole = has_some && missing.is_empty();
         Ok(Self {
             applied: rules::ALWAYS.iter().all(|t| is_there(t)) && super::routed(tools),
-            complete: has_some && missing.is_empty(),
+            complete: if is_whole && noted.is_none() { None } else { Some(is_whole) },
             missing,
-            strict: options.strict,
-            kubelet_probes: options.kubelet_probes,
+            asked: noted.map(Asked::from),
+            strict: stands.strict,
+            kubelet_probes: stands.kubelet_probes,
             non_tcp: judged.map(|judged| judged.as_str()),
             outbound_by_others: any(|of| of.outbound),
             inbound_by_others: any(|of| of.inbound),

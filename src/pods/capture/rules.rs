@@ -5,7 +5,7 @@
 //! back to us by table 100. Packets of ours in such a flow keep their mark: a changed one would
 //! have the kernel route each of them a second time. The tables are named apart from istio-cni's.
 
-use super::{Options, non_tcp};
+use super::{Options, non_tcp, note};
 
 /// The tables that are ours.
 pub(super) const TABLES: [&str; 4] = ["adit-nat", "adit-mangle", "adit-filter", non_tcp::TABLE];
@@ -64,6 +64,7 @@ pub(super) fn ruleset(options: Options) -> String {
         String::new()
     };
     let non_tcp = non_tcp::ruleset(options.non_tcp);
+    let note = note::of(options);
     format!(
         "{REMOVE}{non_tcp}
 table inet adit-mangle {{
@@ -85,7 +86,7 @@ table inet adit-mangle {{
   }}
   chain adit-output {{
     type nat hook output priority -100; policy accept;
-    meta l4proto tcp meta mark & 0xfff == 0x111 accept
+    meta l4proto tcp meta mark & 0xfff == 0x111 accept comment \"{note}\"
     oifname lo ip daddr != 127.0.0.1 accept
     oifname lo ip6 daddr != ::1 accept
     meta l4proto tcp ip daddr != 127.0.0.1 meta mark & 0xfff != 0x539 redirect to :15001

@@ -4,7 +4,10 @@ use std::{io, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{CaptureError, Options, has_ipv6, non_tcp, rules, tools::Tools};
+use super::{
+    CaptureError, Options, has_ipv6, non_tcp, note, rules,
+    tools::{Tools, listed},
+};
 use crate::sys::{
     netlink::{AwaitedNotices, Notices, Subject},
     netns::Netns,
@@ -50,26 +53,33 @@ impl Standing {
 
     /// What of that is not there, or not as it was applied.
     pub(super) fn missing(&self, options: Options) -> Vec<&'static str> {
-        let has = |table: &str| self.nft.contains(&format!("table inet {table} {{"));
-        let rules = |rule: &str, least: usize| self.nft.matches(rule).count() >= least;
+        let rules = |table: &str, rule: &str, least: usize| {
+            listed(&self.nft, table).is_some_and(|table| table.matches(rule).count() >= least)
+        };
         let routed = |text: &Option<String>| {
             text.as_ref().is_some_and(|text| {
                 text.contains("fwmark 0x111/0xfff") && text.contains("local default")
             })
         };
         let [nat, mangle] = rules::ALWAYS;
-        let drops = if options.strict { 3 } else { 0 };
+        let (strict, probes) = (options.strict, options.kubelet_probes);
+        let admits = |(family, address): &(&str, &str)| {
+            let [from, to] = ["saddr", "daddr"].map(|at| format!("{family} {at} {address} "));
+            let is_filtered = || rules(rules::FILTER, &from, 1) && rules(rules::FILTER, &to, 1);
+            rules(nat, &from, 1) && (!strict || is_filtered())
+        };
         let parts = [
-            ("the redirection of inbound TCP", has(nat) && rules("redirect to :15006", 2)),
-            ("the redirection of outbound TCP", has(nat) && rules("redirect to :15001", 2)),
+            ("the redirection of inbound TCP", rules(nat, "redirect to :15006", 2)),
+            ("the redirection of outbound TCP", rules(nat, "redirect to :15001", 2)),
             (
                 "the marks of adit's own connections",
-                has(mangle) && rules("ct mark set", 1) && rules("meta mark set", 1),
+                rules(mangle, "ct mark set", 1) && rules(mangle, "meta mark set", 1),
             ),
             (
                 "the rules that block older plaintext connections",
-                (!options.strict || has(rules::FILTER)) && rules("drop\n", drops),
+                !strict || rules(rules::FILTER, "drop\n", 3),
             ),
+            ("the exception for the kubelet's probes", !probes || rules::PROBES.iter().all(admits)),
             (
                 "the rules about traffic that is not TCP",
                 non_tcp::standing(&self.nft) == Some(options.non_tcp),
@@ -80,12 +90,20 @@ impl Standing {
     }
 
     /// Whether what is there is what `options` ask for, neither less nor more: another process may
-    /// have applied it.
+    /// have applied it. Rules of an earlier version, which note no options, are not: applied again
+    /// they are listed otherwise.
     #[must_use]
     pub fn is_exactly(&self, options: Options) -> bool {
-        let filtered = self.nft.contains(&format!("table inet {} {{", rules::FILTER));
+        let filtered = listed(&self.nft, rules::FILTER).is_some();
         let probed = rules::PROBES.iter().any(|(_, address)| self.nft.contains(address));
-        self.is_whole(options) && (filtered, probed) == (options.strict, options.kubelet_probes)
+        self.is_whole(options)
+            && (filtered, probed) == (options.strict, options.kubelet_probes)
+            && self.noted() == Some(options)
+    }
+
+    /// The options that the rules note.
+    pub(super) fn noted(&self) -> Option<Options> {
+        listed(&self.nft, rules::ALWAYS[0]).and_then(note::read)
     }
 
     /// Whether the tables say what they said.
@@ -188,6 +206,21 @@ table inet adit-mangle {
 ";
 
     #[test]
+    fn rules_of_an_earlier_version_are_whole_and_are_applied_again() {
+        let routing = vec![Some("fwmark 0x111/0xfff\nlocal default".to_owned())];
+        for strict in [true, false] {
+            let options = Options { strict, kubelet_probes: true, non_tcp: NonTcp::Count };
+            let nft = rules::ruleset(options);
+            let noted = Standing { nft: nft.clone(), routing: routing.clone() };
+            assert!(noted.is_exactly(options));
+            let note = format!(" comment \"{}\"", note::of(options));
+            let earlier = Standing { nft: nft.replace(&note, ""), ..noted };
+            assert_ne!(earlier.nft, nft);
+            assert!(earlier.is_whole(options) && !earlier.is_exactly(options));
+        }
+    }
+
+    #[test]
     fn what_is_gone_or_changed_is_told_apart() {
         let routed = "32764:\tfrom all fwmark 0x111/0xfff lookup 100\nlocal default dev lo\n";
         let whole = Standing { nft: LISTED.to_owned(), routing: vec![Some(routed.to_owned())] };
@@ -198,6 +231,15 @@ table inet adit-mangle {
         let drops = Standing { nft, ..whole.clone() };
         assert!(drops.is_whole(dropping) && !drops.is_exactly(options));
         assert!(!whole.is_whole(dropping));
+        let probing = Options { kubelet_probes: true, ..options };
+        assert_eq!(whole.missing(probing), ["the exception for the kubelet's probes"]);
+        // The drops of another table are not those of the filter.
+        let nft = drops.nft.clone() + "table inet adit-filter {\n}\n";
+        let emptied = Standing { nft, ..whole.clone() };
+        assert_eq!(
+            emptied.missing(Options { strict: true, ..dropping }),
+            ["the rules that block older plaintext connections"]
+        );
         assert_eq!(whole.became(&whole.clone()), None);
         let gone = Standing { nft: String::new(), ..whole.clone() };
         assert!(whole.became(&gone).is_some_and(|what| what.contains("removed")));

@@ -141,6 +141,12 @@ impl Tools<'_> {
     }
 }
 
+/// What a listing of nft says of one of these tables; none if it is not there.
+pub(super) fn listed<'a>(listing: &'a str, table: &str) -> Option<&'a str> {
+    let from = &listing[listing.find(&format!("table inet {table} {{"))?..];
+    Some(from.find("\n}").map_or(from, |end| &from[..=end]))
+}
+
 type Drained = Option<std::thread::JoinHandle<Vec<u8>>>;
 
 /// Reads a pipe to its end beside this thread, and keeps its first part.

@@ -77,7 +77,7 @@ impl PodManager {
                 self.keep(&netns);
                 continue;
             }
-            let turn = self.rules.take(&netns, &self.hurry).await;
+            let turn = self.rules.take(&netns, &self.abandon).await;
             if self.has_pod_in(key) {
                 continue;
             }

@@ -82,7 +82,7 @@ impl PodManager {
         let key = netns.key();
         self.wait_for_successor(key).await;
         let turn = loop {
-            let turn = self.rules.take(netns, &self.hurry);
+            let turn = self.rules.take(netns, &self.abandon);
             match tokio::time::timeout(TURN_WITHIN, turn).await {
                 Ok(turn) => break turn,
                 Err(_) if self.closing.is_cancelled() => {

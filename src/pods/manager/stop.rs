@@ -7,10 +7,27 @@ use super::{
     change::{After, Carried, Leave},
 };
 
+/// How long rules may take to be removed once nobody waits for drains any longer: whoever interrupts
+/// a drain wants its end, and pods without adit that reach others.
+const REMOVED_WITHIN: Duration = Duration::from_secs(2);
+
 impl PodManager {
     /// Stops all pods side by side, and waits for those that drain already.
     pub async fn stop_all(self: &Arc<Self>, grace: Duration, leave: &Leave) {
         self.leaves(leave);
+        let (hurry, abandon) = (self.hurry.clone(), self.abandon.clone());
+        let in_a_hurry = async move {
+            hurry.cancelled().await;
+            tokio::time::sleep(REMOVED_WITHIN).await;
+            abandon.cancel();
+        };
+        tokio::select! {
+            () = self.stop_each(grace, leave) => {}
+            () = async { in_a_hurry.await; std::future::pending().await } => {}
+        }
+    }
+
+    async fn stop_each(self: &Arc<Self>, grace: Duration, leave: &Leave) {
         let all: Vec<_> = self.with(|pods| pods.drain().collect());
         let stops = all.into_iter().map(|(uid, carried)| {
             let this = Arc::clone(self);

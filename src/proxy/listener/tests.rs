@@ -101,3 +101,57 @@ fn many_connections_are_not_pushed_around_for_a_few() {
         assert_eq!(is_clearly_less(least, own, part), clearly, "{least} and {own}");
     }
 }
+
+/// A port of which one worker accepts.
+struct Alone(tokio::net::TcpListener);
+
+impl Port for Alone {
+    type Arrival = ();
+
+    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        self.0.accept().await
+    }
+
+    fn queued(&mut self) -> Option<(TcpStream, SocketAddr)> {
+        crate::sys::sockets::accept_queued(&self.0)
+    }
+
+    fn arrived(&mut self, _: &TcpStream, _: SocketAddr) -> Option<()> {
+        Some(())
+    }
+
+    fn is_too_much(&self, _: BorrowedFd<'_>, _: usize) -> bool {
+        false
+    }
+
+    fn name(&self) -> &'static str {
+        "alone"
+    }
+
+    fn accept_failed(&self) {}
+}
+
+#[tokio::test]
+async fn who_waits_in_the_queue_at_a_stop_is_served_and_nobody_after_it() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    for _ in 0..3 * IN_A_ROW {
+        waiting.push(TcpStream::connect(addr).await.unwrap());
+    }
+    let (tasks, stop) = (Tasks::default(), CancellationToken::new());
+    stop.cancel();
+    let balancer = AcceptBalancer::all(1).pop().unwrap();
+    let serve = |mut socket: TcpStream, _, ()| async move {
+        socket.write_all(b"served").await.unwrap();
+    };
+    accept_loop(Alone(listener), balancer, tasks.clone(), stop, serve).await;
+    for mut caller in waiting {
+        let mut said = String::new();
+        caller.read_to_string(&mut said).await.expect("no reset");
+        assert_eq!(said, "served");
+    }
+    tasks.ended().await;
+    assert!(TcpStream::connect(addr).await.is_err());
+}

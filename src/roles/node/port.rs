@@ -5,7 +5,10 @@ use std::{io, net::SocketAddr, os::fd::BorrowedFd, sync::Arc};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{Node, Pod};
-use crate::proxy::listener::{Arrival, Port};
+use crate::{
+    proxy::listener::{Arrival, Port},
+    sys::sockets,
+};
 
 /// The name of the port where tunnels arrive.
 pub(super) const FOR_TUNNELS: &str = "hbone";
@@ -38,6 +41,15 @@ impl<A: Arrival> Port for PodPort<A> {
             Some(listener) => listener.accept().await,
             None => std::future::pending().await,
         }
+    }
+
+    fn queued(&mut self) -> Option<(TcpStream, SocketAddr)> {
+        let listeners = &self.node.listeners;
+        // The process before this one has the queue still, or the one after it.
+        if !listeners.is_accepting() || listeners.has_successor() {
+            return None;
+        }
+        sockets::accept_queued(&*self.entrance.as_ref()?.listener)
     }
 
     fn arrived(&mut self, socket: &TcpStream, peer: SocketAddr) -> Option<A> {
