@@ -101,6 +101,24 @@ pub fn die_with_parent(command: &mut std::process::Command) {
     unsafe { command.pre_exec(set) };
 }
 
+/// Keeps SIGTERM and SIGINT from the child of `command`: a service manager and a terminal send them to
+/// all processes of a service, and what one does on its way out must be done to the end. Whoever
+/// starts it bounds it in time.
+pub fn ignore_stop_signals(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    let set = || {
+        for stop in [Signal::SIGTERM, Signal::SIGINT] {
+            // SAFETY: no handler of ours is set, so none runs code; signal(2) is async-signal-safe.
+            unsafe { signal(stop, SigHandler::SigIgn) }?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec only signal(2) is called, which is async-signal-safe.
+    unsafe { command.pre_exec(set) };
+}
+
 /// Lets the kernel prefer other threads to the calling one (nice 10), where it may.
 #[allow(unsafe_code, reason = "setpriority of one thread; no crate of ours wraps it")]
 pub fn yield_to_others() {

@@ -17,6 +17,7 @@ use crate::{
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("service::the_manager_hears_what_is_waited_for_and_ready_when_readiness_says_so", ready),
+    ("service::what_stops_adit_does_not_stop_the_tools_that_it_starts", undisturbed),
     ("service::adit_and_the_tools_that_it_starts_are_confined", confined),
     (
         "service::a_pod_named_by_a_process_needs_proc_which_is_said_and_refused_where_required",
@@ -89,6 +90,23 @@ fn stops() {
     manager.hears("STATUS=draining: 2 connections");
     drop(open);
     assert!(lab.stop_dead().success());
+}
+
+/// A service manager ends all processes of a service at once.
+const ENDED: &str = "#!/bin/sh\nkill -TERM $$\nkill -INT $$\nPATH=${PATH#*:} exec nft \"$@\"\n";
+
+fn undisturbed() {
+    let mut lab = Lab::new(PODS);
+    let tools = lab.file("tools");
+    write_nft(&tools, ENDED);
+    lab.tools = Some(tools);
+    lab.capture = "rules: nft, onStop: remove";
+    lab.echo("db", 8080);
+    lab.start(&allow(&["web"]));
+    assert!(lab.ask("web", "10.96.0.10:80").is_ok());
+    lab.signal(Signal::SIGTERM);
+    assert!(lab.stop_dead().success());
+    assert_eq!(lab.tool("db", "nft list tables"), "", "{}", lab.log());
 }
 
 /// A field of each thread's status.

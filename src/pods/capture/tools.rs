@@ -9,7 +9,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use crate::sys::netns::Netns;
+use crate::sys::{netns::Netns, process::ignore_stop_signals};
 
 /// Why rules could not be applied, removed or shown.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +100,8 @@ impl Tools<'_> {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        // Rules are removed, or noted to stay, while adit itself is told to stop.
+        ignore_stop_signals(&mut command);
         let mut child = self.netns.run(|| command.spawn())?.map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => CaptureError::NoTool { tool, package },
             _ => CaptureError::Io(e),
