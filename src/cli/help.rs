@@ -13,7 +13,7 @@ pub(super) const GROUPS: [(&str, &[&str]); 5] = [
     ("Proxy", &["run", "node", "server", "client", "proxy", "redirect"]),
     ("Check and understand", &["check", "guide", "bench"]),
     ("Identity", &["svid", "workload-api", "ca", "cert"]),
-    ("Try and begin", &["demo", "init", "import"]),
+    ("Get started", &["demo", "init", "import"]),
     ("Shell", &["completions", "man", "version"]),
 ];
 

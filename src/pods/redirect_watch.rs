@@ -357,7 +357,7 @@ async fn legacy(netns: &Arc<Netns>, families: [bool; 2]) -> LegacyTables {
     let of = Arc::clone(netns);
     let seen = blocking(move || LegacyTables::seen(&of, families)).await;
     seen.unwrap_or_else(|late| Err(late.into())).unwrap_or_else(|error: io::Error| {
-        tracing::debug!(%error, "changes by iptables-legacy are noticed late in a pod");
+        tracing::debug!(%error, "iptables-legacy changes in this pod are noticed after up to 60 s");
         LegacyTables::default()
     })
 }
@@ -367,7 +367,10 @@ async fn open(netns: &Arc<Netns>) -> Option<AwaitedChanges> {
     let of = Arc::clone(netns);
     let opened = blocking(move || Changes::open(&of)).await.ok()?;
     let opened = opened.and_then(Changes::awaited);
-    opened.inspect_err(|error| tracing::debug!(%error, "changes in a pod are not reported")).ok()
+    let say = |error: &io::Error| {
+        tracing::debug!(%error, "rule changes in this pod are not reported; checking every 10 s");
+    };
+    opened.inspect_err(say).ok()
 }
 
 #[cfg(test)]
