@@ -68,8 +68,8 @@ const FIRST_FLAGS: [(&str, &[&str]); 5] = [
     ("workload-api check", &["socket", "audience", "quiet", "json"]),
 ];
 
-/// The same for paragraphs behind the flags: those that begin with such words are shown with
-/// `--help-all` only.
+/// Separates the text behind a command's flags: what follows this line is shown by `--help-all`
+/// only.
 const LATER: &str = "More:\n";
 
 /// How much of the help is shown.

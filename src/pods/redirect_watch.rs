@@ -65,7 +65,7 @@ pub(crate) struct RedirectWatch {
 struct WatchedPod {
     pod: PodName,
     netns: Arc<Netns>,
-    /// What becomes of what is not TCP.
+    /// What happens to non-TCP traffic: pass, count or drop.
     non_tcp: NonTcp,
     /// In which families it has addresses, and plaintext is, or was, redirected.
     uses: [AtomicBool; 2],
@@ -74,7 +74,7 @@ struct WatchedPod {
     over: CancellationToken,
     /// What does not stand that should.
     fault: Mutex<Option<String>>,
-    /// Why what is not TCP passes by.
+    /// Why the rules for non-TCP traffic could not be set.
     unjudged: Mutex<Option<String>>,
     /// Whether it was judged once as this process has it.
     was_judged: AtomicBool,
@@ -254,7 +254,7 @@ impl RedirectWatch {
                 true => SELDOM,
                 false => WITHOUT_NEWS,
             };
-            // Where no more can be had, that is told at once each time: the pause is for both.
+            // A watch that has failed returns at once each time: the pause bounds that too.
             let pause = async {
                 let _ = tokio::time::timeout(at_latest, news).await;
                 tokio::time::sleep(SETTLED_AFTER).await;

@@ -190,7 +190,8 @@ impl Live {
         Reloaded::Applied { after_restart }
     }
 
-    /// The settings that have changed since the start and take effect at a start only.
+    /// The settings that differ in `now` and take effect only after a restart, in the words of the
+    /// log.
     fn after_restart(&self, now: &Checked) -> Vec<String> {
         let file = crate::identity::shown(&self.file);
         let settings = self.settings.restart_keys(&now.settings);
