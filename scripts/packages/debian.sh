@@ -14,7 +14,7 @@ before=$(files_of_machine)
 ok "apt installs $(basename "$old")" in_chroot "apt-get install -y -qq /root/$(basename "$old")"
 ok "nothing is enabled" in_chroot "! ls /etc/systemd/system/*.wants | grep adit || exit 1; getent group adit"
 ok "adit without arguments says what there is" in_chroot 'adit 2>&1 | grep -q "adit init server"'
-ok "man adit-server" in_chroot 'MANWIDTH=80 man adit-server | grep -q "adit-server - TLS in front of"'
+ok "man adit-server" in_chroot 'MANWIDTH=80 man adit-server | grep -q "adit-server - Terminate TLS in front of"'
 ok "man knows every command" in_chroot 'test "$(ls /usr/share/man/man1/adit*.1.gz | wc -l)" -gt 30; man -w adit-ca-serve'
 ok "completions in bash" in_chroot '. /usr/share/bash-completion/bash_completion
   set +eu; _completion_loader adit 2> /dev/null || _comp_load adit

@@ -36,7 +36,8 @@ use crate::{
 /// Where the endpoints listen.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Addresses {
-    /// Admin: the first must be had, others if this machine has them.
+    /// Admin: the first address must be bindable; the others are skipped if this machine lacks
+    /// them.
     pub admin: Vec<AdminAddress>,
     /// Metrics.
     pub metrics: SocketAddr,

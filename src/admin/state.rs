@@ -116,12 +116,14 @@ impl State {
         self.pods.store(Arc::new(pods));
     }
 
-    /// Says where it is seen how the mesh is followed; the first to say so is believed.
+    /// Sets the source of the control plane's status, shown by `/config_dump`. Later calls have no
+    /// effect.
     pub fn set_control_plane(&self, status: watch::Receiver<XdsStatus>) {
         let _ = self.control_plane.set(status);
     }
 
-    /// Says where it is seen what was counted of what is not TCP; the first to say so is believed.
+    /// Sets the source of the non-TCP packet counts, shown by `/config_dump`. Later calls have no
+    /// effect.
     pub fn set_non_tcp(&self, counts: Arc<NonTcpCounts>) {
         let _ = self.non_tcp.set(counts);
     }

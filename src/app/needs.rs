@@ -48,7 +48,7 @@ pub(super) fn confine_node(checked: &Checked, takeover: Option<&Path>) -> Result
     needs.execute = tools.chain(LIBRARIES.iter().map(PathBuf::from)).collect();
     if let Some(path) = takeover {
         needs.write_beside(path);
-        // A successor is started: the program as it is then.
+        // SIGUSR2 starts a new process: the program as it is on disk then.
         let program = std::env::current_exe().ok();
         needs.execute.extend(program.and_then(|p| Some(p.parent()?.to_owned())));
     }

@@ -185,8 +185,8 @@ impl ServiceRegistry {
         changes
     }
 
-    /// Takes no more connections of a service, and drains it: whom it trusts and admits is followed
-    /// until its last connection has ended.
+    /// Takes no more connections of a service, and drains it. Changes of its roots and access rules
+    /// apply until its last connection has ended.
     fn let_go(&mut self, old: Running, grace: Duration) {
         // Its listener is closed now, if no other service has taken it over.
         let Running { service: old, following, .. } = old;
@@ -322,8 +322,8 @@ impl ServiceRegistry {
     }
 }
 
-/// Services that take no more connections, at the end of the process. Whom they trust is still
-/// followed.
+/// Services that take no more connections, at the end of the process. Changes of their roots and
+/// access rules still apply.
 pub(super) struct Draining {
     /// With those that an edit has taken away before.
     pub(super) services: Vec<Arc<Service>>,

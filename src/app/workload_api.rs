@@ -38,8 +38,7 @@ impl Served {
         Ok(Self { config, registrar })
     }
 
-    /// The keys of the settings that are others in `now`, of those that take effect at a start
-    /// only.
+    /// The keys of settings that differ in `now` and take effect only after a restart.
     pub(super) fn restart_keys(&self, now: Option<&WorkloadApiConfig>) -> Vec<&'static str> {
         let (then, now) = match (&self.config, now) {
             (None, None) => return Vec::new(),

@@ -53,7 +53,7 @@ enum BenchCommand {
 
 #[derive(Debug, Args)]
 struct RunArgs {
-    /// Other end, or the proxy before it: HOST:PORT
+    /// Address of `adit bench serve`, or of the proxy in front of it: HOST:PORT
     #[arg(value_name = "ADDR")]
     target: Address,
     /// Kind of load

@@ -55,7 +55,7 @@ enum CaVerb {
     Revoke {
         #[command(flatten)]
         named: NamedAuthority,
-        /// Revoke it even while identities depend on it: those have no SVID under another one
+        /// Revoke it even if identities have SVIDs from no other authority
         #[arg(long)]
         force: bool,
     },
@@ -295,7 +295,7 @@ fn until_unused(ca: &CaDirectory, old: &str) -> anyhow::Result<()> {
             return Ok(());
         }
         if left != said {
-            say!("waiting for {} with no SVID but those of {old}", counted(left, "identity"));
+            say!("waiting for {} whose only SVIDs are signed by {old}", counted(left, "identity"));
             said = left;
         }
         std::thread::sleep(Duration::from_secs(1));

@@ -13,7 +13,7 @@ pub(super) const GROUPS: [(&str, &[&str]); 5] = [
     ("Proxy", &["run", "node", "server", "client", "proxy", "redirect"]),
     ("Check and understand", &["check", "guide", "bench"]),
     ("Identity", &["svid", "workload-api", "ca", "cert"]),
-    ("Try and begin", &["demo", "init", "import"]),
+    ("Get started", &["demo", "init", "import"]),
     ("Shell", &["completions", "man", "version"]),
 ];
 
@@ -68,8 +68,8 @@ const FIRST_FLAGS: [(&str, &[&str]); 5] = [
     ("workload-api check", &["socket", "audience", "quiet", "json"]),
 ];
 
-/// The same for paragraphs behind the flags: those that begin with such words are shown with
-/// `--help-all` only.
+/// Separates the text behind a command's flags: what follows this line is shown by `--help-all`
+/// only.
 const LATER: &str = "More:\n";
 
 /// How much of the help is shown.

@@ -75,9 +75,9 @@ enum Command {
         known are logged as a warning. `adit proxy ztunnel`, the arguments of those\n\
         charts, does the same.")]
     Node,
-    /// TLS in front of a service, which gets plaintext
+    /// Terminate TLS in front of a service that speaks plaintext
     Server(Box<standalone::ServerArgs>),
-    /// TLS for a client, which sends plaintext
+    /// Originate TLS for a client that speaks plaintext
     Client(Box<standalone::ClientArgs>),
     /// Run many such servers and clients from one file
     Proxy(proxy::ProxyArgs),

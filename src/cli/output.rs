@@ -21,7 +21,7 @@ pub(super) struct Format {
     /// Print as JSON, for scripts
     #[arg(long)]
     json: bool,
-    /// The same, as --output json
+    /// Print as text or JSON; `--output json` means `--json`
     #[arg(long, hide = true, value_enum, default_value_t = Output::Text)]
     output: Output,
 }

@@ -52,8 +52,8 @@ pub struct CaServerConfig {
 }
 
 impl CaServerConfig {
-    /// The keys of the settings that are others in `now`, of those that take effect at a start
-    /// only: what a server that runs cannot take, as it was confined to other files and ports.
+    /// The keys of settings that differ in `now` and take effect only after a restart: the running
+    /// server is confined to its files and ports.
     #[must_use]
     pub fn restart_keys(&self, now: &Self) -> Vec<&'static str> {
         // Without `..`: of a setting that is added it has to be said what it is.
@@ -126,7 +126,7 @@ pub(super) fn parse<T>(
     parse_into(file, text, Notes::default(), read)
 }
 
-/// The same, with what is noted of it.
+/// Parses `text` as one YAML document; `notes` collects its errors.
 pub(super) fn parse_into<T>(
     file: &str,
     text: &str,

@@ -1,4 +1,5 @@
-//! The section `federation` of the mesh file: whom else we trust, and what we show them.
+//! The section `federation` of the mesh file: the federated trust domains, and the bundle endpoint
+//! and OIDC documents that adit serves to them.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -14,14 +15,14 @@ use crate::{
     },
 };
 
-/// Other trust domains.
+/// The federation with other trust domains.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct FederationConfig {
-    /// Whom else we trust.
+    /// The federated trust domains.
     pub trust_domains: Vec<Relation>,
     /// Where the last good bundles are kept across restarts.
     pub state_dir: Option<PathBuf>,
-    /// What we show.
+    /// What adit serves to them.
     pub serve: ServeConfig,
 }
 
@@ -35,8 +36,7 @@ const PROFILES: &[(&str, EndpointProfile)] =
     &[("https_web", EndpointProfile::Web), ("https_spiffe", EndpointProfile::Spiffe)];
 
 impl FederationConfig {
-    /// The keys of the settings that are others in `now`, of those that take effect at a start
-    /// only.
+    /// The keys of settings that differ in `now` and take effect only after a restart.
     #[must_use]
     pub fn restart_keys(&self, now: &Self) -> Vec<&'static str> {
         let Self { trust_domains: _, state_dir, serve } = self;

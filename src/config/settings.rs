@@ -93,7 +93,7 @@ pub struct Settings {
     pub sandbox: Sandbox,
     /// How long a relay may be silent; by default for ever.
     pub limits: Limits,
-    /// Who seals and opens TLS records; default who is faster here.
+    /// Crypto library for TLS records; default: the faster one on this machine.
     pub aead: AeadSetting,
     /// Limits and deadlines of tunnels.
     pub tunnel: TunnelConfig,
@@ -118,8 +118,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The keys of the settings that are others in `now`, of those that take effect at a start
-    /// only.
+    /// The keys of settings that differ in `now` and take effect only after a restart.
     #[must_use]
     pub fn restart_keys(&self, now: &Self) -> Vec<&'static str> {
         // Without `..`: of a setting that is added it has to be said what it is.

@@ -57,7 +57,8 @@ pub fn check_standalone(file: &str, text: &str) -> Result<StandaloneFile, Faults
     check_standalone_for(file, text, Files::Here)
 }
 
-/// The same, where the files that it names may be on another machine.
+/// Checks a text like [`check_standalone`]; `files` says whether the files that it names are on
+/// this machine.
 ///
 /// # Errors
 /// All faults at once.

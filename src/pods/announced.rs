@@ -1,4 +1,4 @@
-//! The pods that sources have announced, and who waits for what becomes of that.
+//! The pods that sources have announced, and the answers that sources wait for.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

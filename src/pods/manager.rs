@@ -64,7 +64,7 @@ pub struct PodManager {
     watch: Arc<RuleWatch>,
     /// What others have redirected is looked after.
     redirects: Arc<RedirectWatch>,
-    /// What was counted of what is not TCP.
+    /// The counts of non-TCP packets.
     non_tcp: Arc<NonTcpCounts>,
     /// Fires when nothing is started any more.
     closing: CancellationToken,

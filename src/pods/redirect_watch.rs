@@ -65,7 +65,7 @@ pub(crate) struct RedirectWatch {
 struct WatchedPod {
     pod: PodName,
     netns: Arc<Netns>,
-    /// What becomes of what is not TCP.
+    /// What happens to non-TCP traffic: pass, count or drop.
     non_tcp: NonTcp,
     /// In which families it has addresses, and plaintext is, or was, redirected.
     uses: [AtomicBool; 2],
@@ -74,7 +74,7 @@ struct WatchedPod {
     over: CancellationToken,
     /// What does not stand that should.
     fault: Mutex<Option<String>>,
-    /// Why what is not TCP passes by.
+    /// Why the rules for non-TCP traffic could not be set.
     unjudged: Mutex<Option<String>>,
     /// Whether it was judged once as this process has it.
     was_judged: AtomicBool,
@@ -254,7 +254,7 @@ impl RedirectWatch {
                 true => SELDOM,
                 false => WITHOUT_NEWS,
             };
-            // Where no more can be had, that is told at once each time: the pause is for both.
+            // A watch that has failed returns at once each time: the pause bounds that too.
             let pause = async {
                 let _ = tokio::time::timeout(at_latest, news).await;
                 tokio::time::sleep(SETTLED_AFTER).await;
@@ -357,7 +357,7 @@ async fn legacy(netns: &Arc<Netns>, families: [bool; 2]) -> LegacyTables {
     let of = Arc::clone(netns);
     let seen = blocking(move || LegacyTables::seen(&of, families)).await;
     seen.unwrap_or_else(|late| Err(late.into())).unwrap_or_else(|error: io::Error| {
-        tracing::debug!(%error, "changes by iptables-legacy are noticed late in a pod");
+        tracing::debug!(%error, "iptables-legacy changes in this pod are noticed after up to 60 s");
         LegacyTables::default()
     })
 }
@@ -367,7 +367,10 @@ async fn open(netns: &Arc<Netns>) -> Option<AwaitedChanges> {
     let of = Arc::clone(netns);
     let opened = blocking(move || Changes::open(&of)).await.ok()?;
     let opened = opened.and_then(Changes::awaited);
-    opened.inspect_err(|error| tracing::debug!(%error, "changes in a pod are not reported")).ok()
+    let say = |error: &io::Error| {
+        tracing::debug!(%error, "rule changes in this pod are not reported; checking every 10 s");
+    };
+    opened.inspect_err(say).ok()
 }
 
 #[cfg(test)]

@@ -104,13 +104,13 @@ impl RuleWatch {
         });
     }
 
-    /// What becomes of the rules of this namespace is no concern from here on. Whoever removes them
-    /// says so in the turn for that.
+    /// Stops watching the rules of this namespace. Whoever removes them calls this first, in the
+    /// same turn, so that they are not restored.
     pub(crate) fn end(&self, netns: &Netns) {
         self.watched.end(netns);
     }
 
-    /// The same for all of them, before the process ends.
+    /// Stops watching the rules of all namespaces, before the process ends.
     pub(crate) async fn end_all(&self) {
         self.watched.clear();
         self.tasks.cut();

@@ -159,7 +159,7 @@ impl Turn<'_> {
         self.tool(move |stop| capture::leave(&netns, stop)).await
     }
 
-    /// Judges what is not TCP.
+    /// Sets what happens to non-TCP traffic.
     pub(crate) async fn judge_non_tcp(
         &mut self,
         netns: &Arc<Netns>,
@@ -169,7 +169,8 @@ impl Turn<'_> {
         self.tool(move |stop| capture::judge_non_tcp(&netns, verdict, stop)).await
     }
 
-    /// Who cannot be carried is closed to plaintext all the same.
+    /// Blocks plaintext, and drops non-TCP traffic, where `options` say so, of a pod that could not
+    /// be captured.
     async fn after_a_failure(&mut self, netns: &Arc<Netns>, options: Options) {
         let (netns, uncarried) = (Arc::clone(netns), netns);
         let done = match (options.strict, options.kubelet_probes) {
@@ -191,7 +192,7 @@ impl Turn<'_> {
         }
     }
 
-    /// Applies what keeps plaintext out of a namespace that nobody is carried in.
+    /// Blocks plaintext in a namespace in which no pod is attached.
     pub(crate) async fn shut(&mut self, netns: Arc<Netns>, options: Options) -> anyhow::Result<()> {
         self.tool(move |stop| capture::shut(&netns, options, stop)).await
     }

@@ -26,7 +26,7 @@ pub struct PodView {
     pub up: bool,
 }
 
-/// The same as programs read it.
+/// A pod in the JSON of `/config_dump`.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct PodState {
     state: &'static str,

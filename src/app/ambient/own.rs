@@ -1,5 +1,5 @@
-//! This process as a pod of its own: its metrics are reached over HBONE at port 15008 of its own
-//! address, as whom the mesh has for that pod, and by whom policies let in.
+//! This process as a pod of its own: it serves its metrics over HBONE at port 15008 of its own
+//! address, under the identity that the mesh has for that pod, to the callers that policies allow.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -32,7 +32,7 @@ pub(super) struct OwnPod {
 }
 
 impl OwnPod {
-    /// Listens. Where that is not possible pods are carried all the same, and a warning says so.
+    /// Listens. If that fails, it logs a warning; the pods of the node are attached regardless.
     pub(super) fn start(node: &Arc<Node>, own: &OwnWorkload) -> Option<Arc<Self>> {
         let name = PodName {
             uid: UID.into(),

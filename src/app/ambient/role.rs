@@ -120,8 +120,8 @@ impl Ambient {
         }
     }
 
-    /// Until the CRLs were read once nobody is believed, and so nothing is carried. What is wrong
-    /// with them later is counted.
+    /// Why pods are not attached yet: `CRL_PATH` has not been read, and without its CRLs no peer is
+    /// trusted. Later errors in it only set the metric `adit_crl_file_faults`.
     fn waits_for_crls(&mut self) -> Option<String> {
         let crls = self.crls.as_mut()?.borrow_and_update();
         let faults = i64::from(crls.error.is_some());

@@ -76,9 +76,9 @@ pub struct Load {
     pub mode: Mode,
     /// How many connections (mixed: for the small messages).
     pub connections: usize,
-    /// How long is measured …
+    /// How long to measure, after `warmup`.
     pub time: Duration,
-    /// … after this.
+    /// How long the load runs before the measurement starts.
     pub warmup: Duration,
     /// Of a message, in bytes.
     pub size: u32,

@@ -23,7 +23,7 @@ use crate::{
 /// How long it may take until this process can take over: the one before it waits 15 minutes.
 const READY_WITHIN: Duration = Duration::from_secs(14 * 60);
 
-/// From whom the listening sockets come, and to whom they go.
+/// The handoff of the listening sockets: from the previous process, and to the next one.
 pub(in crate::app) struct Takeover {
     path: Option<PathBuf>,
     self_exec: SelfExec,

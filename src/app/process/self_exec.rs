@@ -21,20 +21,20 @@ impl SelfExec {
     /// Starts it once more, with the same arguments; it finds us at `--takeover`.
     pub(in crate::app) fn start_again(&self, takeover: bool, tasks: &Tasks) {
         let Some(program) = self.program.as_ref().filter(|_| takeover) else {
-            return tracing::warn!("SIGUSR2 ignored: a successor needs --takeover");
+            return tracing::warn!("SIGUSR2 ignored: a hot restart needs --takeover");
         };
         // It answers to the watchdog in our place once it is the main process.
         let mut command = Command::new(program);
         match command.args(&self.args).env_remove("WATCHDOG_PID").spawn() {
             Err(error) => tracing::error!(
                 program = %program.display(), %error,
-                "cannot start a successor; this process continues"
+                "cannot start the new process; this one continues"
             ),
             Ok(mut child) => {
-                tracing::info!(pid = child.id(), "starting a successor");
+                tracing::info!(pid = child.id(), "starting a new process");
                 tasks.spawn(async move {
                     if let Ok(ended) = child.wait().await {
-                        tracing::error!(%ended, "the successor exited; this process continues");
+                        tracing::error!(%ended, "the new process exited; this one continues");
                     }
                 });
             }

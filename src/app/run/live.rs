@@ -169,7 +169,7 @@ impl Live {
         if checked.mesh.trust_domain != self.trust_domain || checked.ca != self.ca {
             let key = if checked.ca == self.ca { "trustDomain" } else { "ca" };
             let place = checked.lines.place(&crate::identity::shown(&self.file), key);
-            return self.rejected(format!("{place} cannot change while adit runs; restart it"));
+            return self.rejected(format!("{place} cannot change while adit runs; restart adit"));
         }
         let after_restart = self.after_restart(&checked);
         self.take_pods(&checked.local_workloads());
@@ -190,7 +190,8 @@ impl Live {
         Reloaded::Applied { after_restart }
     }
 
-    /// The settings that have changed since the start and take effect at a start only.
+    /// The settings that differ in `now` and take effect only after a restart, in the words of the
+    /// log.
     fn after_restart(&self, now: &Checked) -> Vec<String> {
         let file = crate::identity::shown(&self.file);
         let settings = self.settings.restart_keys(&now.settings);

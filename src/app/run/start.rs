@@ -116,7 +116,7 @@ fn watch_pods(live: &Live, tasks: &Tasks) {
     live.state.set_non_tcp(manager.non_tcp());
 }
 
-/// The source of SVIDs, and whom it is believed with.
+/// The source of SVIDs, and the bundles that peers are verified against.
 fn identities(
     checked: &Checked,
     telemetry: &Telemetry,

@@ -41,7 +41,7 @@ fn needs(plan: &Plan) -> Needs {
     status.roots.iter().for_each(|roots| needs.read_file(roots));
     if let Some(path) = &plan.globals.takeover {
         needs.write_beside(path);
-        // A successor is started: the program as it is then, and what it loads.
+        // SIGUSR2 starts a new process: the program as it is on disk then, and what it loads.
         needs.execute.extend(LIBRARIES.iter().map(PathBuf::from));
         let program = std::env::current_exe().ok();
         needs.execute.extend(program.and_then(|p| Some(p.parent()?.to_owned())));

@@ -90,8 +90,8 @@ impl StatusReporter {
         Ok(())
     }
 
-    /// What a successor gets: these listeners, and that of the status endpoint. Nothing where they
-    /// cannot be copied.
+    /// The sockets that a new process gets: these listeners, and that of the status endpoint. Empty
+    /// if they cannot be copied.
     pub(super) fn offered<'a>(
         &'a self,
         listeners: impl Iterator<Item = (String, &'a Listening)>,
@@ -101,7 +101,7 @@ impl StatusReporter {
         match all.collect::<io::Result<Vec<_>>>() {
             Ok(all) => all.into_iter().flatten().collect(),
             Err(error) => {
-                tracing::error!(%error, "cannot offer the listeners to a successor");
+                tracing::error!(%error, "cannot offer the listeners to a new process");
                 Vec::new()
             }
         }

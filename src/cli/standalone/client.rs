@@ -46,7 +46,7 @@ pub(in crate::cli) struct ClientArgs {
     /// Allow plaintext connections from other hosts
     #[arg(long)]
     unsafe_listen: bool,
-    /// Expect this name in its certificate
+    /// Expected name in the target's certificate
     ///
     /// It is sent as SNI too. Without it, the name is the target's.
     #[arg(long, value_name = "NAME")]

@@ -44,10 +44,10 @@ pub(super) struct CredentialArgs {
     /// What to do with a CRL past its nextUpdate
     #[arg(long, value_enum, value_name = "WHAT", default_value = "refuse")]
     crl_stale: Stale,
-    /// Take all of it from the SPIFFE Workload API
+    /// Take SVID and roots from the Workload API
     ///
-    /// Certificate, key and roots come from there, at the address of --use-workload-api-addr or
-    /// SPIFFE_ENDPOINT_SOCKET.
+    /// SPIFFE's Workload API gives the certificate, key and roots. Its address is
+    /// --use-workload-api-addr or SPIFFE_ENDPOINT_SOCKET.
     #[arg(long)]
     pub(super) use_workload_api: bool,
     /// Address of the Workload API; implies --use-workload-api

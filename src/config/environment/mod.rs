@@ -74,7 +74,7 @@ pub struct Environment {
     pub ca: Option<ControlPlane>,
     /// Whether pods may call who is not in the mesh.
     pub outbound_traffic_policy: OutboundTrafficPolicy,
-    /// What becomes of the traffic of pods that is not TCP.
+    /// What happens to pods' non-TCP traffic: pass, count or drop (`ADIT_NON_TCP`).
     pub non_tcp: NonTcp,
     /// Where SVIDs come from.
     pub svid_source: SvidSource,

@@ -89,7 +89,7 @@ impl Variables {
         }
     }
 
-    /// What is said of a variable, which need not be set.
+    /// Adds an error about a variable, with its value if it is set.
     pub(super) fn fault(&self, name: &str, expected: &str) {
         self.faults.borrow_mut().push(EnvironmentFault::Variable {
             name: name.into(),
@@ -98,7 +98,7 @@ impl Variables {
         });
     }
 
-    /// The same of one whose value may be a secret.
+    /// Adds an error about a variable without its value, which may be a secret.
     pub(super) fn fault_of_secret(&self, name: &str, expected: &str) {
         let (name, expected) = (name.into(), expected.into());
         let fault = EnvironmentFault::Variable { name, value: None, expected };
@@ -113,7 +113,7 @@ impl Variables {
         self.warnings.borrow_mut().push(warning);
     }
 
-    /// What becomes of a variable whose value is none that it takes.
+    /// Warns that a variable has a value that is not valid; `instead` says what is used.
     pub(super) fn warn_of_value(&self, name: &str, instead: &str) {
         let value: String = self.text(name).unwrap_or_default().chars().take(100).collect();
         self.warn(format!("{name}={value:?}: {instead}"));

@@ -1,4 +1,4 @@
-//! What a service shows, and whom it trusts: `credential`.
+//! The certificate and key of a service, and the roots that it trusts: `credential`.
 
 use std::{path::PathBuf, time::Duration};
 

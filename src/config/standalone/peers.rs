@@ -1,4 +1,4 @@
-//! Whom a service admits: `allow`, `verify`.
+//! The access rules of a service: `allow` (clients of a server) and `verify` (targets of a client).
 
 use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 

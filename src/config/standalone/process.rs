@@ -22,7 +22,7 @@ use crate::{
 pub struct Globals {
     /// How long connections may go on after SIGTERM.
     pub shutdown: Duration,
-    /// Files are read anew every so often.
+    /// Interval at which files are reloaded, in addition to watching them.
     pub timed_reload: Option<Duration>,
     /// How log lines look.
     pub log_format: LogFormat,
@@ -30,7 +30,7 @@ pub struct Globals {
     pub syslog: bool,
     /// Data workers; one per core if not given.
     pub workers: Option<usize>,
-    /// Who seals and opens TLS records.
+    /// Crypto library for TLS records; default: the faster one on this machine.
     pub aead: AeadSetting,
     /// What operators see.
     pub status: StatusConfig,
@@ -41,8 +41,7 @@ pub struct Globals {
 }
 
 impl Globals {
-    /// The keys of the settings that are others in `now`, of those that take effect at a start
-    /// only.
+    /// The keys of settings that differ in `now` and take effect only after a restart.
     #[must_use]
     pub fn restart_keys(&self, now: &Self) -> Vec<&'static str> {
         // Without `..`: of a setting that is added it has to be said what it is.

@@ -143,7 +143,7 @@ fn looks_like(map: &Map<'_>) -> Role {
     }
 }
 
-/// The key that says whom this mode admits; the other mode's is a fault.
+/// The key of the access rules in this mode; the other mode's key is an error.
 fn whom(map: &Map<'_>, role: Option<Role>) -> &'static str {
     let (yes, no) = match role {
         Some(Role::Client) => ("verify", "allow"),

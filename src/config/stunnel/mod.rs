@@ -26,7 +26,7 @@ pub struct Imported {
 }
 
 impl Imported {
-    /// Whether anything grave was not carried.
+    /// Whether a line that protects a service, or that it needs, was not translated.
     #[must_use]
     pub fn is_grave(&self) -> bool {
         self.warnings.iter().any(|remark| remark.grave)

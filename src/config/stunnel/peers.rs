@@ -80,7 +80,7 @@ impl TranslatedService<'_> {
         (chain, peer)
     }
 
-    /// `verifyPeer`: the pins of whom `CAfile` has.
+    /// `verifyPeer`: the pins of the certificates in `CAfile`.
     fn pinned(&mut self, chain: bool, certificates_of: CertificatesOf<'_>) -> Vec<String> {
         let Some(ca) = self.section.get("CAfile") else {
             let missing = "verifyPeer without a CAfile would allow no peer".to_owned();

@@ -46,7 +46,8 @@ pub enum Capture {
 }
 
 impl Capture {
-    /// What the rules of a pod let by that has this become of what is not TCP, if adit applies any.
+    /// The rule options of a pod with this setting for non-TCP traffic; `None` if adit does not
+    /// apply rules.
     #[must_use]
     pub fn options(self, non_tcp: NonTcp) -> Option<Options> {
         match self {
@@ -63,7 +64,7 @@ pub struct Options {
     pub strict: bool,
     /// What comes from the address that istio-cni gives the kubelet's probes passes, counted.
     pub kubelet_probes: bool,
-    /// What becomes of what is not TCP.
+    /// What happens to non-TCP traffic: pass, count or drop.
     pub non_tcp: NonTcp,
 }
 
@@ -94,8 +95,8 @@ pub fn apply(
     applied
 }
 
-/// Applies the rules of nft alone: nobody is carried by them, and plaintext is kept out as
-/// [`apply`] does it.
+/// Applies the nft rules alone, in a namespace in which no pod is attached: they block plaintext as
+/// [`apply`] does.
 ///
 /// # Errors
 /// [`CaptureError`]; the rules are then as they were. None are ever removed: what protects the pod

@@ -1,4 +1,5 @@
-//! What becomes of a pod's traffic that is not TCP: a table of its own, beside whoever redirects.
+//! Counts or drops a pod's non-TCP traffic, in an nft table of its own: it works beside the rules
+//! of any program that redirects TCP.
 //!
 //! Left alone and not counted: what stays on `lo`, where queries are redirected to the DNS proxy; DNS
 //! in both directions, as pods may ask others and may be such servers; and what IP needs of ICMP.
@@ -24,7 +25,7 @@ add table inet adit-non-tcp
 delete table inet adit-non-tcp
 ";
 
-/// Kinds of what is not TCP, as nft matches them; what is of none comes last.
+/// Kinds of non-TCP traffic, as nft matches them; the last one matches all that is left.
 const KINDS: [(&str, &str); KINDS_COUNT] = [
     ("udp", "meta l4proto { udp, udplite } "),
     ("sctp", "meta l4proto sctp "),
@@ -178,11 +179,11 @@ impl Packets {
     }
 }
 
-/// Judges what is not TCP in `netns`, in place of what was said before; it stays until it is judged
-/// otherwise, or [`super::remove`]. Tools end when `stop` fires.
+/// Sets what happens to non-TCP traffic in `netns`, in place of an earlier setting, until the next
+/// call or [`super::remove`]. Tools end when `stop` fires.
 ///
 /// # Errors
-/// [`CaptureError`]; what was said before holds on then.
+/// [`CaptureError`]; the earlier setting then remains.
 pub fn judge_non_tcp(
     netns: &Arc<Netns>,
     verdict: NonTcp,

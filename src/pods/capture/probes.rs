@@ -1,9 +1,9 @@
 //! The address of the kubelet's probes: only the node itself may use it.
 //!
-//! The kernel is who knows whether the node's rules stand, and for whom: each namespace that admits
-//! the address is an element of a map beside them, by its inode. Each element refers to a chain,
-//! and the kernel deletes no chain that is referred to: so the rules go with the last of them,
-//! whichever process has put it there.
+//! The state is kept in the kernel, beside the node's rules: a map has one element, keyed by inode,
+//! for each namespace that admits the address. Each element refers to a chain, and the kernel does
+//! not delete a chain that is referred to: so the rules are removed with the last element,
+//! whichever process added it.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, TryLockError},
@@ -28,7 +28,7 @@ fn element(netns: &Netns) -> u32 {
 /// not seen by this.
 ///
 /// # Errors
-/// [`CaptureError`]; then nobody may be admitted by that address.
+/// [`CaptureError`]; the pod must then not accept traffic from that address.
 pub fn guard_probes(admitting: &Netns, stop: &CancellationToken) -> Result<(), CaptureError> {
     let _turn = turn(stop)?;
     make(&[element(admitting)], stop)
@@ -104,7 +104,8 @@ pub fn reconsider_guard(left: &Arc<Netns>, stop: &CancellationToken) -> Result<(
     }
 }
 
-/// This namespace admits the address no longer. The node's rules go if nobody else does.
+/// Records that this namespace no longer admits the address, and removes the node's rules if it was
+/// the last one.
 pub(super) fn unguard(left: &Netns, stop: &CancellationToken) -> Result<(), CaptureError> {
     let _turn = turn(stop)?;
     let node = Arc::new(Netns::current()?);

@@ -17,7 +17,8 @@ use crate::{mesh::NonTcp, sys::netns::Netns};
 pub struct Redirects {
     /// In each family.
     pub families: [OfFamily; 2],
-    /// What becomes of what is not TCP; none if somebody has changed what says so.
+    /// What happens to non-TCP traffic: pass, count or drop; `None` if another program changed the
+    /// rules about it.
     pub non_tcp: Option<NonTcp>,
 }
 
@@ -32,9 +33,9 @@ pub struct OfFamily {
     pub inbound: bool,
     /// What arrives as plaintext beside them is to be refused ([`super::refuse_plaintext`]).
     pub refused: Option<Refused>,
-    /// iptables of the old kind has rules of nat, of whose changes the kernel tells nobody.
+    /// iptables-legacy has nat rules in this family; the kernel does not report their changes.
     pub is_legacy: bool,
-    /// It was refused, and is no more, as nobody has refused it again in time.
+    /// Plaintext was refused, but the refusal has expired: it was not renewed in time.
     pub has_lapsed: bool,
 }
 

@@ -101,8 +101,9 @@ pub(super) fn said_of(family: &str, listed: &str) -> (Option<Refused>, bool) {
     (refused, is_held)
 }
 
-/// Refuses plaintext to the pod of `netns` in these families, whom others have to redirect and do
-/// not, and in no other, until [`admit_plaintext`] or [`super::remove`], or for as long as it [`LASTS`].
+/// Refuses plaintext to the pod of `netns` in these families, and in no other: those in which the
+/// redirection that another program has to make is missing. The refusal ends with
+/// [`admit_plaintext`], [`super::remove`], or after [`LASTS`].
 ///
 /// # Errors
 /// [`CaptureError`]; plaintext is then let by as before.

@@ -34,7 +34,8 @@ pub struct CaptureReport {
     /// Another program (istio-cni, Cilium) redirects what the applications send to adit; none if
     /// that cannot be found out.
     pub outbound_by_others: Option<bool>,
-    /// The same of what arrives.
+    /// Another program (istio-cni, Cilium) redirects what arrives as plaintext to adit; none if
+    /// that cannot be found out.
     pub inbound_by_others: Option<bool>,
     /// adit's tables, as nft prints them.
     pub nft: String,

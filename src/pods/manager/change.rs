@@ -1,4 +1,4 @@
-//! Single pods: what is carried, what is to be done about it, and what has come of that.
+//! Single pods: the attached ones, the changes that are under way, and their results.
 
 use std::{collections::HashMap, io, sync::Arc, time::Instant};
 
@@ -27,14 +27,14 @@ pub(crate) struct Carried {
     pub(crate) unknown: bool,
     /// What the last look at its namespace said: it is another pod now.
     pub(crate) moved: bool,
-    /// As whom it has acted, where the mesh says that.
+    /// The identity that it last acted under, if the mesh determines that.
     pub(crate) was: Option<SpiffeId>,
 }
 
-/// What becomes of the capture rules of a pod that is stopped.
+/// What happens to the capture rules of a pod that is stopped.
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub(crate) enum After {
-    /// Traffic that they redirect is refused until a successor listens.
+    /// Traffic that they redirect is refused until another pod, or process, listens there.
     Keep,
     /// They stay, without the exception for probes: no pod is expected in that namespace.
     Shut,
@@ -92,11 +92,11 @@ pub(crate) fn carried_as(facts: &PodFacts) -> AttachedAs {
     }
 }
 
-/// A pod that is not carried as it should be.
+/// A pod that could not be attached, or only in part.
 pub struct Failed {
     /// Which, and why.
     pub why: String,
-    /// Its namespace is not there: it has no traffic that anybody could carry.
+    /// Its namespace is not there: it has no traffic that could be captured.
     pub absent: bool,
 }
 
@@ -118,11 +118,11 @@ pub(crate) struct Change {
     pub(crate) renews: bool,
 }
 
-/// What has come of a change of one pod.
+/// The result of a change of one pod.
 pub struct Changed {
-    /// Of this one.
+    /// The facts of this pod.
     pub facts: Arc<PodFacts>,
-    /// Unless it is carried as it should be.
+    /// Why it is not attached, or only in part.
     pub failed: Option<Failed>,
 }
 

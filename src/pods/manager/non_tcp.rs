@@ -1,5 +1,5 @@
-//! What is not TCP, of pods whose operator has it counted or dropped: who judges it where others
-//! redirect, and how many packets there were.
+//! Non-TCP traffic of pods for which it is counted or dropped: the rules of pods that another
+//! program redirects, and the counts of packets of all.
 
 use std::{
     collections::BTreeMap,
@@ -30,12 +30,12 @@ const AT_ONCE: usize = 5;
 /// … and at all of them in so many rounds.
 const ROUNDS: usize = 12;
 
-/// A pod of which it is judged what is not TCP.
+/// A pod whose non-TCP traffic is counted or dropped.
 #[derive(Clone, Debug)]
 pub struct JudgedPod {
     /// What it is called.
     pub pod: Arc<str>,
-    /// What becomes of what is not TCP.
+    /// What happens to non-TCP traffic: count or drop.
     pub verdict: NonTcp,
     /// How many packets there were, of those that would be dropped or are.
     pub packets: Packets,
@@ -44,7 +44,7 @@ pub struct JudgedPod {
     last: Packets,
 }
 
-/// What was counted, by the uids of pods.
+/// The counts of non-TCP packets, by the uids of pods.
 #[derive(Debug, Default)]
 pub struct NonTcpCounts(Mutex<BTreeMap<Arc<str>, JudgedPod>>);
 
@@ -84,7 +84,7 @@ impl NonTcpCounts {
 }
 
 impl Carried {
-    /// What becomes of what is not TCP here, if anything is to.
+    /// The pod with its setting for non-TCP traffic; `None` if that passes uncounted.
     fn judged(&self) -> Option<JudgedPod> {
         let verdict = match self.facts.netns {
             PodNetns::Open(_) => self.facts.non_tcp,
@@ -101,16 +101,16 @@ impl Carried {
 }
 
 impl PodManager {
-    /// What was counted of what is not TCP.
+    /// The counts of non-TCP packets.
     pub fn non_tcp(&self) -> Arc<NonTcpCounts> {
         Arc::clone(&self.non_tcp)
     }
 
-    /// Judges what is not TCP of a pod that others redirect, before it is attached. What cannot be
-    /// counted is said later, once it is watched.
+    /// Sets what happens to non-TCP traffic of a pod that another program redirects, before it is
+    /// attached. If it cannot be counted, that is logged later, once the pod is watched.
     ///
     /// # Errors
-    /// That it cannot be dropped, and is to be.
+    /// If it cannot be dropped although the setting is `drop`.
     pub(crate) async fn judge(
         &self,
         turn: &mut Turn<'_>,
@@ -130,7 +130,7 @@ impl PodManager {
         }
     }
 
-    /// Counts what is not TCP, until it is dropped.
+    /// Reads the counts of non-TCP packets in turn, until the future is dropped.
     pub async fn count_non_tcp(self: Arc<Self>) {
         let mut last: Option<Arc<str>> = None;
         let mut every = tokio::time::interval(EVERY);

@@ -1,4 +1,4 @@
-//! The capture rules of pods that run, and what becomes of those of pods that leave.
+//! The capture rules of pods that run; those of pods that leave are kept or removed.
 
 use std::{
     sync::Arc,

@@ -1,4 +1,4 @@
-//! What is not TCP stays judged as it should be.
+//! Restores the rules for non-TCP traffic where they were changed.
 
 use std::sync::{PoisonError, atomic::Ordering};
 
@@ -6,8 +6,9 @@ use super::{RedirectWatch, WatchedPod};
 use crate::{mesh::NonTcp, pods::turns::Turn};
 
 impl RedirectWatch {
-    /// Has what is not TCP judged as it should be, where it `now` is not; whether it is. An earlier
-    /// process may have left another verdict, or somebody may have changed it.
+    /// Sets the rules for non-TCP traffic if they differ `now`: an earlier process may have left
+    /// others, or another program may have changed them. Returns whether they are as they should
+    /// be.
     pub(super) async fn judge(
         &self,
         turn: &mut Turn<'_>,
@@ -52,8 +53,8 @@ impl RedirectWatch {
     }
 }
 
-/// Whether it is to be judged anew what is not TCP. What stands at first is an earlier process's; a
-/// stricter verdict later may be the next one's, beside which this one ends.
+/// Whether the rules for non-TCP traffic must be set again. Those at the first look are an earlier
+/// process's. Stricter ones later may be those of the next process, which takes over from this one.
 fn differs(now: Option<NonTcp>, wanted: NonTcp, was_judged: bool) -> bool {
     match (now, was_judged) {
         (now, false) => now != Some(wanted),

@@ -1,4 +1,4 @@
-//! Who says which pods are on this node: a source turns what it is told into [`PodEvent`]s.
+//! Sources of the pods on this node: each turns what it is told into [`PodEvent`]s.
 
 pub mod file;
 pub mod zds;
@@ -32,7 +32,7 @@ pub struct PodFacts {
     pub netns: PodNetns,
     /// How its applications' bytes come to us; it stays as the pod was attached.
     pub app_hop: AppHop,
-    /// What becomes of its traffic that is not TCP.
+    /// What happens to its non-TCP traffic: pass, count or drop.
     pub non_tcp: NonTcp,
 }
 
@@ -48,7 +48,7 @@ pub enum Member {
     },
     /// Its workload in the mesh says so, which may come later or never.
     Sought {
-        /// As whom it runs.
+        /// The service account that it runs under.
         service_account: Arc<str>,
     },
 }
@@ -86,8 +86,8 @@ impl PodNetns {
     }
 }
 
-/// What a pod is called that its UID in Kubernetes tells from all others. With a slash, as the
-/// pods' keys are told from adit's own by it.
+/// The key of the pod with this Kubernetes UID. The slash distinguishes pods' keys from adit's own
+/// key.
 pub fn uid_of(pod_uid: &str) -> Arc<str> {
     format!("pod/{pod_uid}").into()
 }
@@ -159,7 +159,7 @@ pub enum PodEvent {
     SnapshotEnds,
 }
 
-/// What becomes of an event: the pod is attached and captured, or has left; else why it is not.
+/// The result of an event: the pod is attached and captured, or has left; else why it is not.
 pub type Answer = Result<(), Refused>;
 
 /// Why what a source has asked for is not done, in words for whoever asked.
@@ -172,6 +172,6 @@ pub struct Refused(pub String);
 pub struct Announcement {
     /// What the source says.
     pub event: PodEvent,
-    /// Where it hears what has become of it. Whoever does not need it drops the other end.
+    /// Where the answer goes. A source that does not need it drops the other end.
     pub answer: oneshot::Sender<Answer>,
 }

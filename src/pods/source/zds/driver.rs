@@ -89,7 +89,7 @@ impl ZdsSource {
         (Self { path: path.to_owned(), non_tcp: NonTcp::Pass, state }, seen)
     }
 
-    /// One whose pods have this become of what is not TCP: istio-cni says nothing of it.
+    /// Sets what happens to the pods' non-TCP traffic, which istio-cni does not announce.
     #[must_use]
     pub fn judging(self, non_tcp: NonTcp) -> Self {
         Self { non_tcp, ..self }
@@ -193,10 +193,10 @@ async fn exchange(
     Ok(())
 }
 
-/// Tells of an event, and waits for what becomes of it for as long as istio-cni waits.
+/// Sends an event, and waits for its answer for as long as istio-cni waits.
 ///
 /// # Errors
-/// Nobody took it: what is known of pods here is no longer what istio-cni has said.
+/// If the event was not taken: the known pods are then no longer those that istio-cni has named.
 async fn announce(to: &mpsc::Sender<Announcement>, event: PodEvent) -> Result<Answer, End> {
     let until = Instant::now() + ANSWER_WITHIN;
     let (answer, answered) = oneshot::channel();

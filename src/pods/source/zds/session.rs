@@ -85,7 +85,7 @@ impl Fault {
 }
 
 impl Session {
-    /// One that has begun, on a node of whose pods this becomes of what is not TCP.
+    /// A session that has begun; `non_tcp` is what happens to the pods' non-TCP traffic.
     pub(super) fn new(non_tcp: NonTcp) -> Self {
         Self { has_snapshot: false, non_tcp }
     }

@@ -78,7 +78,7 @@ fn web() -> Vec<u8> {
     add("u1", "shop", "web", "web")
 }
 
-/// The names of events, and of whom.
+/// The names of events, and of their pods.
 fn words(events: &[PodEvent]) -> Vec<String> {
     let word = |event: &PodEvent| match event {
         PodEvent::SnapshotBegins => "begins".to_owned(),
