@@ -65,8 +65,8 @@ const IN_A_ROW: u32 = 4;
 /// come all the time.
 const LAST: usize = 4096;
 
-/// Accepts until `stop`, and then what waits in the queue already, giving each connection to `serve` as a task of its own, here or on a
-/// worker that has less to do.
+/// Accepts until `stop`, and then what waits in the queue already. Gives each connection to `serve` as
+/// a task of its own, here or on a worker that has less to do.
 ///
 /// When descriptors or memory run out the loop backs off instead of spinning, and counts it; where
 /// descriptors are short, that is when this port has its part of them.
