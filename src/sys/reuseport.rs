@@ -1,6 +1,6 @@
-//! What becomes of the connections that wait at a listening socket when it is closed: the kernel resets
-//! them, unless a program of its ports' group (`SO_REUSEPORT`) allows it to give them to another
-//! socket of the group (`BPF_SK_REUSEPORT_SELECT_OR_MIGRATE`, Linux 5.14).
+//! Connections that wait at a listening socket when it is closed: the kernel resets them, unless a
+//! program of the port's group (`SO_REUSEPORT`) allows it to give them to another socket of the group
+//! (`BPF_SK_REUSEPORT_SELECT_OR_MIGRATE`, Linux 5.14).
 
 use std::{
     io,
