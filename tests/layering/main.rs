@@ -9,6 +9,7 @@ mod allowed;
 mod circles;
 mod comments;
 mod functions;
+mod merges;
 mod parity;
 mod phrases;
 mod tree;
@@ -117,6 +118,11 @@ fn each_alert_has_a_runbook_that_is_there_and_the_manifest_has_the_same_alerts()
     assert!(alerts > 20, "{alerts} alerts: is the file read?");
     none("an alert names its runbook", &faults, &[]);
     assert!(alerts::manifest_is_in_step(), "run scripts/deploy.sh --write");
+}
+
+#[test]
+fn no_file_has_the_marks_of_a_conflict() {
+    none("a merge is whole", &merges::left(), &[]);
 }
 
 #[test]
