@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    io,
     path::Path,
     time::{Duration, SystemTime},
 };
@@ -17,7 +18,10 @@ use crate::{
         AuthToken, Roots,
         store::{CredentialStore, CredentialsConfig, look},
     },
-    identity::key_files::{at, certificates},
+    identity::{
+        key_files::{at, certificates},
+        secret_file,
+    },
     net::Address,
     observe::Telemetry,
     policy::AccessControl,
@@ -96,10 +100,13 @@ pub fn opened_mesh(checked: &Checked) -> (Vec<Fault>, Vec<Fault>) {
                 Roots::Pem(_) | Roots::System => Ok(()),
             };
             let token = match &istiod.server.token {
-                Some(AuthToken::File(file)) => readable(file),
+                Some(AuthToken::File(file)) => {
+                    let named = secret_file("`token`", file);
+                    opened(file).map_err(|error| format!("{named} cannot be read: {error}"))
+                }
                 Some(AuthToken::Text(_)) | None => Ok(()),
             };
-            roots.and(token)
+            token.and(roots)
         }
         CaConfig::Embedded { .. } | CaConfig::WorkloadApi(_) | CaConfig::Broker(_) => Ok(()),
     };
@@ -142,9 +149,35 @@ fn files_of(federation: &FederationConfig) -> Vec<String> {
 }
 
 fn readable(path: &Path) -> Result<(), String> {
-    match File::open(path).and_then(|file| file.metadata()) {
-        Ok(meta) if meta.is_dir() => Err(at(path, "is a directory")),
-        Ok(_) => Ok(()),
-        Err(error) => Err(at(path, error)),
+    opened(path).map_err(|error| at(path, error))
+}
+
+fn opened(path: &Path) -> io::Result<()> {
+    match File::open(path)?.metadata()?.is_dir() {
+        true => Err(io::Error::other("is a directory")),
+        false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn a_token_in_the_place_of_its_path_is_not_shown() {
+        for (token, shown) in [
+            ("adit-join.c2VjcmV0SECRETWORD", "the file that `token` names cannot be read"),
+            ("/nowhere/token", "/nowhere/token cannot be read"),
+        ] {
+            let text = format!(
+                "trustDomain: td.test\nca: {{ istiod: {{ address: 'https://ca.test:15012', token: \
+                 {token}, roots: /nowhere/roots }} }}\nworkloads:\n- {{ name: web, addresses: [10.0.0.1] }}\n"
+            );
+            let (faults, _) = opened_mesh(&config::parse("mesh.yaml", &text).unwrap());
+            let said: Vec<_> = faults.iter().map(|fault| fault.message.as_str()).collect();
+            assert!(said.iter().any(|said| said.starts_with(shown)), "{said:?}");
+            assert!(!said.concat().contains("c2VjcmV0"), "{said:?}");
+        }
     }
 }

@@ -58,7 +58,7 @@ pub fn run(file: &Path, takeover: Option<&Path>) -> Result<(), RunError> {
     let checked = config::load(file)?;
     may_enter(&checked.local_workloads())?;
     let sockmap = sockmap(&checked.local_workloads());
-    crate::sys::reuseport::prepare();
+    let _ = crate::sys::reuseport::prepare();
     let confined = confine_node(&checked, takeover).map_err(anyhow::Error::msg)?;
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
     let logging = Logging::start(checked.settings.log_format, &filter)

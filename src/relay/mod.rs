@@ -154,8 +154,8 @@ impl Ways {
         meter: &Arc<Meter>,
     ) -> Poll<Result<(), Broken>> {
         if let Some(last_words) = &mut self.last_words {
-            let said = said(far.poll_down(cx, app, meter));
-            return last_words.poll(cx, said).map(|error| Err(Broken::Remote(error)));
+            let moved = far.poll_down(cx, app, meter);
+            return poll_last_words(last_words, cx, moved);
         }
         if !self.down && far.poll_down(cx, app, meter)?.is_ready() {
             app.finish().map_err(Broken::App)?;
@@ -170,8 +170,8 @@ impl Ways {
                 Poll::Ready(Err(Broken::Remote(error))) if !self.down => {
                     let last_words = LastWords::of(error).map_err(Broken::Remote)?;
                     let last_words = self.last_words.insert(Box::new(last_words));
-                    let said = said(far.poll_down(cx, app, meter));
-                    return last_words.poll(cx, said).map(|error| Err(Broken::Remote(error)));
+                    let moved = far.poll_down(cx, app, meter);
+                    return poll_last_words(last_words, cx, moved);
                 }
                 Poll::Ready(Err(broken)) => return Poll::Ready(Err(broken)),
                 Poll::Pending => {}
@@ -192,12 +192,19 @@ impl Ways {
     }
 }
 
-/// Of a far side that is read to its end: what it says of that.
-fn said(moved: Poll<Result<(), Broken>>) -> Poll<Option<io::Error>> {
-    moved.map(|ended| match ended {
-        Err(Broken::Remote(error)) => Some(error),
-        Err(Broken::App(_)) | Ok(()) => None,
-    })
+/// Of a far side that is read to its end, what ended the relay.
+fn poll_last_words(
+    last_words: &mut LastWords,
+    cx: &mut Context<'_>,
+    moved: Poll<Result<(), Broken>>,
+) -> Poll<Result<(), Broken>> {
+    let said = match moved {
+        Poll::Pending => Poll::Pending,
+        Poll::Ready(Err(Broken::App(error))) => return Poll::Ready(Err(Broken::App(error))),
+        Poll::Ready(Err(Broken::Remote(error))) => Poll::Ready(Some(error)),
+        Poll::Ready(Ok(())) => Poll::Ready(None),
+    };
+    last_words.poll(cx, said).map(|error| Err(Broken::Remote(error)))
 }
 
 /// How long a relay may be silent: no byte moved either way, and none left the kernel.

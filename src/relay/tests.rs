@@ -221,7 +221,7 @@ async fn an_idle_limit_lets_live_what_moves_now_and_then() {
 /// the closed socket.
 struct Refusing {
     looked: u32,
-    alert: Option<io::Error>,
+    said: Option<Broken>,
 }
 
 impl Remote for Refusing {
@@ -245,7 +245,7 @@ impl Remote for Refusing {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        self.alert.take().map_or(Poll::Pending, |alert| Poll::Ready(Err(Broken::Remote(alert))))
+        self.said.take().map_or(Poll::Pending, |said| Poll::Ready(Err(said)))
     }
 
     fn abort(&mut self) {}
@@ -254,15 +254,20 @@ impl Remote for Refusing {
 #[tokio::test(start_paused = true)]
 async fn what_the_far_side_said_before_it_closed_is_the_reason() {
     let alert = || io::Error::new(io::ErrorKind::InvalidData, "alert: certificate required");
-    for (alert, reason) in [
-        (Some(alert()), "certificate required"),
-        (Some(io::ErrorKind::ConnectionReset.into()), "Broken pipe"),
+    for (said, reason) in [
+        (Some(Broken::Remote(alert())), "certificate required"),
+        (Some(Broken::Remote(io::ErrorKind::ConnectionReset.into())), "Broken pipe"),
         (None, "Broken pipe"),
     ] {
-        let (_app, app_far) = pair().await;
-        let mut far = Refusing { looked: 0, alert };
-        let end = run(&mut App::new(app_far), &mut far, &Arc::default(), &Limits::default()).await;
-        let End::RemoteReset(error) = end else { panic!("{end:?}") };
+        let End::RemoteReset(error) = refused(said).await else { panic!("{reason}") };
         assert!(error.to_string().contains(reason), "{error}");
     }
+    let reset = Broken::App(io::ErrorKind::ConnectionReset.into());
+    assert!(matches!(refused(Some(reset)).await, End::AppReset(_)));
+}
+
+async fn refused(said: Option<Broken>) -> End {
+    let (_app, app_far) = pair().await;
+    let mut far = Refusing { looked: 0, said };
+    run(&mut App::new(app_far), &mut far, &Arc::default(), &Limits::default()).await
 }

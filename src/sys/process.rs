@@ -103,7 +103,8 @@ pub fn die_with_parent(command: &mut std::process::Command) {
 
 /// Keeps SIGTERM and SIGINT from the child of `command`: a service manager and a terminal send them to
 /// all processes of a service, and what one does on its way out must be done to the end. Whoever
-/// starts it bounds it in time.
+/// starts it bounds it in time. It ends with the calling thread, which must wait for it: nothing is
+/// done any more once the process that wanted it is gone.
 pub fn ignore_stop_signals(command: &mut std::process::Command) {
     use std::os::unix::process::CommandExt;
 
@@ -113,9 +114,10 @@ pub fn ignore_stop_signals(command: &mut std::process::Command) {
             // SAFETY: no handler of ours is set, so none runs code; signal(2) is async-signal-safe.
             unsafe { signal(stop, SigHandler::SigIgn) }?;
         }
-        Ok(())
+        Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?)
     };
-    // SAFETY: between fork and exec only signal(2) is called, which is async-signal-safe.
+    // SAFETY: between fork and exec only signal(2) and prctl(2) are called, which are
+    // async-signal-safe.
     unsafe { command.pre_exec(set) };
 }
 

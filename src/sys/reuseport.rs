@@ -5,37 +5,37 @@
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
-    sync::OnceLock,
+    sync::{Once, OnceLock},
 };
 
-/// The program, once it was asked for; none where the kernel does not let this process load it.
-static PROGRAM: OnceLock<Option<OwnedFd>> = OnceLock::new();
+/// The program, once it was asked for; an error where the kernel does not let this process load it.
+static PROGRAM: OnceLock<io::Result<OwnedFd>> = OnceLock::new();
+/// Said once, by whoever needs the program: it may be loaded before there is a log.
+static TOLD: Once = Once::new();
 
 /// `r0 = SK_PASS; exit`: the kernel chooses by its hash, as without a program.
 const PASS: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 1, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
 
-/// Loads the program that [`keep_queue`] needs, once. A process that confines itself says so before.
-pub fn prepare() -> Option<&'static OwnedFd> {
-    let load = || {
-        let loaded = load();
-        if let Err(error) = &loaded {
-            tracing::debug!(
-                %error,
-                "connections that wait to be accepted when adit ends cannot be left to a process \
-                 beside it"
-            );
-        }
-        loaded.ok()
-    };
+/// Loads the program that [`keep_queue`] needs, once: before a process confines itself.
+pub fn prepare() -> Result<&'static OwnedFd, &'static io::Error> {
     PROGRAM.get_or_init(load).as_ref()
 }
 
 /// Has the kernel give connections that wait at `listener`, when it is closed, to another socket
 /// that listens at the same port. Best effort: it takes CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN.
 pub fn keep_queue(listener: &impl AsFd) {
-    let Some(program) = prepare() else { return };
-    if let Err(error) = attach(listener, program) {
-        tracing::debug!(%error, "the queue of a listening socket is lost when it is closed");
+    let kept = match prepare() {
+        Ok(program) => attach(listener, program),
+        Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+    };
+    if let Err(error) = kept {
+        TOLD.call_once(|| {
+            tracing::debug!(
+                %error,
+                "connections that wait to be accepted when adit ends cannot be left to a process \
+                 beside it"
+            );
+        });
     }
 }
 
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn what_waits_at_a_socket_that_is_closed_goes_to_the_other_one() {
         // Where the kernel lets this process load none, nothing can be kept.
-        if prepare().is_none() {
+        if prepare().is_err() {
             return;
         }
         let open = |port: u16| -> TcpListener {
