@@ -22,7 +22,8 @@ pub struct CaptureReport {
     pub complete: Option<bool>,
     /// What is missing or changed, where some of adit's rules are there.
     pub missing: Vec<&'static str>,
-    /// What adit was asked for when it applied the rules; none if they do not note it.
+    /// What adit was asked for when it applied the rules; none if an earlier version that noted
+    /// nothing applied them, or the rule with the note is gone.
     pub asked: Option<Asked>,
     /// Plaintext connections that are older than the rules are blocked (`mtls: strict`).
     pub strict: bool,
@@ -39,7 +40,7 @@ pub struct CaptureReport {
     pub inbound_by_others: Option<bool>,
     /// adit's tables, as nft prints them.
     pub nft: String,
-    /// adit's rules of policy routing, as ip prints them.
+    /// adit's rules of policy routing, as ip prints them, each behind its family.
     pub ip_rules: Vec<String>,
 }
 
@@ -58,7 +59,11 @@ impl CaptureReport {
             }
         }
         let is_there = |table: &str| listed(&nft, table).is_some();
-        let ip_rules: Vec<_> = ["-4", "-6"].iter().flat_map(|f| ip_rules(tools, f)).collect();
+        let of_family = |(family, name): (&str, &'static str)| {
+            ip_rules(tools, family).into_iter().map(move |rule| format!("{name} {rule}"))
+        };
+        let ip_rules: Vec<_> =
+            [("-4", "IPv4"), ("-6", "IPv6")].into_iter().flat_map(of_family).collect();
         let standing = Standing::look(netns, &stop)?;
         let others = Redirects::look(netns, &stop).ok();
         let any = |is: fn(&OfFamily) -> bool| others.map(|others| others.families.iter().any(is));
