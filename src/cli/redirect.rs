@@ -139,10 +139,15 @@ const NOT_NOTED: &str = "CANNOT TELL whether complete: what always stands is the
 fn table(netns: &str, report: &CaptureReport) -> String {
     let by_others = |by: Option<bool>| by == Some(true);
     let others = by_others(report.inbound_by_others) || by_others(report.outbound_by_others);
-    let has_some = report.complete != Some(false) || !report.missing.is_empty();
+    let changed = !report.changed.is_empty();
+    let has_some = report.complete != Some(false) || !report.missing.is_empty() || changed;
     let rules = match (report.complete, has_some, others) {
         (Some(true), ..) => "complete".to_owned(),
         (None, ..) => NOT_NOTED.to_owned(),
+        (_, true, _) if report.missing.is_empty() => {
+            let tables = report.changed.join(", inet ");
+            format!("CHANGED: other rules than adit applied, in inet {tables}; TCP may bypass adit")
+        }
         (_, true, _) => format!("NOT COMPLETE, without {}", report.missing.join(", ")),
         (_, false, true) => "none of adit's; another program redirects TCP to adit".to_owned(),
         (_, false, false) => "none".to_owned(),
@@ -257,6 +262,7 @@ mod tests {
             applied: true,
             complete: Some(true),
             missing: Vec::new(),
+            changed: Vec::new(),
             asked: Some(Asked { mtls: "strict", kubelet_probes: true, non_tcp: "count" }),
             strict: true,
             kubelet_probes: true,
@@ -297,6 +303,19 @@ network namespace web
         assert!(
             shown.ends_with("by itself within seconds") && !shown.contains("of your mesh file")
         );
+    }
+
+    #[test]
+    fn a_table_with_another_rule_in_it_is_not_called_complete() {
+        let changed = vec!["adit-nat"];
+        let some = CaptureReport { complete: Some(false), changed, ..report() };
+        let shown = table("web", &some);
+        assert!(
+            shown.contains("rules       CHANGED: other rules than adit applied, in inet adit-nat;"),
+            "{shown}"
+        );
+        assert!(shown.contains("what to do  adit redirect apply --netns web"), "{shown}");
+        assert!(shown.contains("inbound     TCP goes to adit"), "{shown}");
     }
 
     #[test]

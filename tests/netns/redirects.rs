@@ -13,6 +13,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("redirects::what_cannot_be_applied_whole_is_not_applied", whole),
     ("redirects::rules_that_somebody_removed_are_not_called_complete", not_complete),
     ("redirects::what_is_said_of_rules_that_are_gone_can_be_pasted", flushed),
+    ("redirects::a_rule_that_somebody_added_is_said_and_goes_with_the_command", added),
     ("redirects::rules_without_a_note_are_applied_again_once_and_not_for_ever", without_note),
     ("redirects::what_names_no_namespace_is_a_wrong_command_line", names_none),
 ];
@@ -297,6 +298,26 @@ fn flushed() {
         assert_eq!(said.contains("exceptions"), says_exceptions, "{gone}: {said}");
         redirected(&incomplete().1);
         is_complete();
+    }
+}
+
+fn added() {
+    let _other = Other::new();
+    ip("-n other link set lo up");
+    for options in ["", " --permissive", " --kubelet-probes --non-tcp drop"] {
+        redirected(&format!("apply --netns other{options}"));
+        let asked = is_complete()["asked"].clone();
+        ip("netns exec other nft insert rule inet adit-nat adit-prerouting tcp dport 8080 accept");
+        let (said, json) = shown();
+        assert_eq!((&json["complete"], &json["changed"][0]), (&false.into(), &"adit-nat".into()));
+        assert_eq!(json["missing"], serde_json::json!([]));
+        assert!(
+            said.contains("rules       CHANGED: other rules than adit applied, in inet adit-nat;"),
+            "{said}"
+        );
+        let (_, command) = said.split_once("what to do  adit redirect ").expect("it is said");
+        redirected(command.lines().next().unwrap());
+        assert_eq!(is_complete()["asked"], asked, "{options}");
     }
 }
 

@@ -22,6 +22,9 @@ pub struct CaptureReport {
     pub complete: Option<bool>,
     /// What is missing or changed, where some of adit's rules are there.
     pub missing: Vec<&'static str>,
+    /// The tables (`inet`) that have other rules than adit applied; none are named where the rules
+    /// do not note what was asked for.
+    pub changed: Vec<&'static str>,
     /// What adit was asked for when it applied the rules; none if an earlier version that noted
     /// nothing applied them, or the rule with the note is gone.
     pub asked: Option<Asked>,
@@ -77,11 +80,13 @@ impl CaptureReport {
         let has_some = rules::TABLES.iter().any(|table| is_there(table)) || !ip_rules.is_empty();
         let wanted = noted.unwrap_or(stands);
         let missing = if has_some { standing.missing(wanted) } else { Vec::new() };
-        let is_whole = has_some && missing.is_empty();
+        let changed = noted.map(|noted| standing.changed(noted)).unwrap_or_default();
+        let is_whole = has_some && missing.is_empty() && changed.is_empty();
         Ok(Self {
             applied: rules::ALWAYS.iter().all(|t| is_there(t)) && super::routed(tools),
             complete: if is_whole && noted.is_none() { None } else { Some(is_whole) },
             missing,
+            changed,
             asked: noted.map(Asked::from),
             strict: stands.strict,
             kubelet_probes: stands.kubelet_probes,
