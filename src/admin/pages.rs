@@ -140,7 +140,10 @@ fn readiness(state: &State) -> Answer {
                      {since}: {error}\n"
                 )
             });
-            text(StatusCode::OK, format!("ready\n{}", refused.unwrap_or_default()))
+            text(
+                StatusCode::OK,
+                format!("ready\n{}{}", refused.unwrap_or_default(), state.absent()),
+            )
         }
         Some(what) => {
             text(StatusCode::INTERNAL_SERVER_ERROR, format!("not ready, pending: {what}\n"))

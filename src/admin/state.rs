@@ -13,12 +13,16 @@ use super::{
 };
 use crate::{
     config::environment::Environment,
+    identity::counted,
     mesh::source::xds::XdsStatus,
     observe::{Refusal, logging::Logging},
     pods::manager::NonTcpCounts,
     roles::node::Node,
     spiffe_api::federation::Federation,
 };
+
+/// As many pods whose network namespace does not exist are said beside readiness.
+const MOST_ABSENT: usize = 8;
 
 /// What the endpoints show.
 pub struct State {
@@ -55,6 +59,7 @@ struct Readiness {
     loaded: bool,
     draining: bool,
     pending: Vec<String>,
+    absent: Vec<String>,
     unprotected: Vec<String>,
     /// Of an ambient node.
     tasks: StartTasks,
@@ -167,6 +172,28 @@ impl State {
     /// Pods that could not be started.
     pub fn set_pending(&self, pending: Vec<String>) {
         self.ready(|r| r.pending = pending);
+    }
+
+    /// Pods whose network namespace does not exist. They have no traffic, and may come later: they
+    /// are said beside readiness, which does not wait for them.
+    pub fn set_absent(&self, absent: Vec<String>) {
+        self.ready(|r| r.absent = absent);
+    }
+
+    /// A line for each of those pods, and one for those that are too many.
+    pub(super) fn absent(&self) -> String {
+        self.ready(|r| {
+            let named: String = r
+                .absent
+                .iter()
+                .take(MOST_ABSENT)
+                .map(|why| format!("not attached: {why}\n"))
+                .collect();
+            match r.absent.len().saturating_sub(MOST_ABSENT) {
+                0 => named,
+                more => format!("{named}not attached: {} more\n", counted(more, "pod")),
+            }
+        })
     }
 
     /// Names the pods whose capture rules are not those that adit applied, and why.

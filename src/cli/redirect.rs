@@ -38,7 +38,9 @@ enum RedirectVerb {
         `adit run` does this by itself if the mesh file says `capture: { rules: nft }`.\n\
         The rules are applied all together or not at all.\n\
         `show` exits with 0 whatever it finds; `complete` of its JSON says whether the\n\
-        rules are as they were applied (null: the rules do not say what was asked for).")]
+        rules are as they were applied (null: that cannot be told). `asked` is null if\n\
+        the rules have no note of it: an earlier version of adit applied them, or the\n\
+        rule with the note is gone (it is in the table inet adit-nat).")]
 pub(super) struct RedirectArgs {
     /// What to do
     verb: RedirectVerb,
@@ -137,10 +139,15 @@ const NOT_NOTED: &str = "CANNOT TELL whether complete: what always stands is the
 fn table(netns: &str, report: &CaptureReport) -> String {
     let by_others = |by: Option<bool>| by == Some(true);
     let others = by_others(report.inbound_by_others) || by_others(report.outbound_by_others);
-    let has_some = report.complete != Some(false) || !report.missing.is_empty();
+    let changed = !report.changed.is_empty();
+    let has_some = report.complete != Some(false) || !report.missing.is_empty() || changed;
     let rules = match (report.complete, has_some, others) {
         (Some(true), ..) => "complete".to_owned(),
         (None, ..) => NOT_NOTED.to_owned(),
+        (_, true, _) if report.missing.is_empty() => {
+            let tables = report.changed.join(", inet ");
+            format!("CHANGED: other rules than adit applied, in inet {tables}; TCP may bypass adit")
+        }
         (_, true, _) => format!("NOT COMPLETE, without {}", report.missing.join(", ")),
         (_, false, true) => "none of adit's; another program redirects TCP to adit".to_owned(),
         (_, false, false) => "none".to_owned(),
@@ -162,18 +169,34 @@ fn table(netns: &str, report: &CaptureReport) -> String {
         ),
         ("outbound", captured("outbound TCP", report.outbound_by_others, "port 15001")),
     ];
-    if has_some {
-        rows.extend(options(report));
+    let captures = is_there("inbound TCP") || is_there("outbound TCP");
+    if has_some && (captures || report.strict) {
+        rows.extend(exceptions(report));
+    }
+    if has_some && (captures || report.non_tcp != Some("pass")) {
+        rows.push(("not TCP", not_tcp(report)));
     }
     if report.complete != Some(true) && !others {
         rows.push(("what to do", apply_again(netns, report)));
+        if report.asked.is_none() {
+            rows.push(("", OPTIONS_OF_THE_FILE.to_owned()));
+        }
+        rows.push(("", BY_ITSELF.to_owned()));
     }
     let rows = rows.into_iter().map(|(name, says)| format!("\n  {name:<12}{says}"));
     format!("network namespace {netns}{}", rows.collect::<String>())
 }
 
-/// The lines about what rules that stand let by.
-fn options(report: &CaptureReport) -> [(&'static str, String); 3] {
+/// What to add to the command where nothing is known of what was asked for.
+const OPTIONS_OF_THE_FILE: &str =
+    "with the options of your mesh file (mtls, probes, nonTcp): see `adit redirect --help`";
+
+/// Who does the same without a command.
+const BY_ITSELF: &str =
+    "a running `adit run` restores the rules of its pods by itself within seconds";
+
+/// The lines about what rules that stand let by of TCP.
+fn exceptions(report: &CaptureReport) -> [(&'static str, String); 2] {
     let mut exceptions = vec!["loopback", "adit's own connections"];
     if report.kubelet_probes {
         exceptions.push("the kubelet's probes from 169.254.7.127");
@@ -191,6 +214,11 @@ fn options(report: &CaptureReport) -> [(&'static str, String); 3] {
                       under `mtls: strict`"
         }
     };
+    [("exceptions", exceptions.join(", ")), ("older TCP", older.to_owned())]
+}
+
+/// What is done with all that is not TCP.
+fn not_tcp(report: &CaptureReport) -> String {
     let not_tcp = match report.non_tcp {
         Some("pass") => "passes as it is",
         Some("count") => "passes as it is, and is counted",
@@ -203,22 +231,14 @@ fn options(report: &CaptureReport) -> [(&'static str, String); 3] {
         }
         _ => String::new(),
     };
-    [
-        ("exceptions", exceptions.join(", ")),
-        ("older TCP", older.to_owned()),
-        ("not TCP", format!("{not_tcp}{against}")),
-    ]
+    format!("{not_tcp}{against}")
 }
 
-/// The command that applies the rules with what was asked for, as far as that is known.
+/// The command that applies the rules with what was asked for, or with the defaults if that is not
+/// known.
 fn apply_again(netns: &str, report: &CaptureReport) -> String {
     let mut command = format!("adit redirect apply --netns {netns}");
-    let Some(asked) = report.asked else {
-        let stands = report.complete != Some(false) || !report.missing.is_empty();
-        let options = " [--permissive] [--kubelet-probes] [--non-tcp VERDICT]";
-        let options = if stands { options } else { "" };
-        return command + options;
-    };
+    let Some(asked) = report.asked else { return command };
     if asked.mtls == "permissive" {
         command.push_str(" --permissive");
     }
@@ -242,6 +262,7 @@ mod tests {
             applied: true,
             complete: Some(true),
             missing: Vec::new(),
+            changed: Vec::new(),
             asked: Some(Asked { mtls: "strict", kubelet_probes: true, non_tcp: "count" }),
             strict: true,
             kubelet_probes: true,
@@ -277,8 +298,24 @@ network namespace web
         assert!(shown.contains("inbound     NOT CAPTURED"), "{shown}");
         assert!(shown.contains("outbound    TCP goes to adit"), "{shown}");
         let what_to_do =
-            "\n  what to do  adit redirect apply --netns web --kubelet-probes --non-tcp count";
-        assert!(shown.ends_with(what_to_do), "{shown}");
+            "\n  what to do  adit redirect apply --netns web --kubelet-probes --non-tcp count\n";
+        assert!(shown.contains(what_to_do), "{shown}");
+        assert!(
+            shown.ends_with("by itself within seconds") && !shown.contains("of your mesh file")
+        );
+    }
+
+    #[test]
+    fn a_table_with_another_rule_in_it_is_not_called_complete() {
+        let changed = vec!["adit-nat"];
+        let some = CaptureReport { complete: Some(false), changed, ..report() };
+        let shown = table("web", &some);
+        assert!(
+            shown.contains("rules       CHANGED: other rules than adit applied, in inet adit-nat;"),
+            "{shown}"
+        );
+        assert!(shown.contains("what to do  adit redirect apply --netns web"), "{shown}");
+        assert!(shown.contains("inbound     TCP goes to adit"), "{shown}");
     }
 
     #[test]
@@ -299,7 +336,9 @@ network namespace web
         let earlier = CaptureReport { complete: None, asked: None, ..report() };
         let shown = table("web", &earlier);
         assert!(shown.contains("rules       CANNOT TELL") && !shown.contains("NOT COMPLETE"));
-        assert!(shown.contains("what to do  adit redirect apply --netns web ["), "{shown}");
+        // What can be pasted ends with its line.
+        assert!(shown.contains("what to do  adit redirect apply --netns web\n"), "{shown}");
+        assert!(shown.contains("\n              with the options of your mesh file"), "{shown}");
     }
 
     #[test]
@@ -308,6 +347,19 @@ network namespace web
         let shown = table("pid:7", &none);
         assert!(shown.contains("rules       none\n") && !shown.contains("older TCP"), "{shown}");
         assert!(shown.contains("inbound     NOT CAPTURED"), "{shown}");
+        let missing = vec!["the redirection of inbound TCP", "the redirection of outbound TCP"];
+        let flushed = CaptureReport {
+            missing,
+            strict: false,
+            kubelet_probes: false,
+            non_tcp: Some("pass"),
+            asked: None,
+            ..none.clone()
+        };
+        let shown = table("pid:7", &flushed);
+        for row in ["exceptions", "older TCP", "not TCP"] {
+            assert!(shown.contains("NOT COMPLETE") && !shown.contains(row), "{shown}");
+        }
         let by_istio =
             CaptureReport { inbound_by_others: Some(true), outbound_by_others: Some(true), ..none };
         let shown = table("pid:7", &by_istio);

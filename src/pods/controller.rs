@@ -9,6 +9,7 @@ use super::{
     announced::{Announced, Awaited},
     capture::Capture,
     manager::{Changed, Failed, Leave, PodManager},
+    meant::meant,
     source::{Announcement, PodEvent, PodFacts},
 };
 use crate::roles::node::{Node, Pod};
@@ -111,14 +112,17 @@ impl PodController {
     /// Takes what has come of a change: whether to reconcile once more.
     pub fn changed(&mut self, Changed { facts, failed }: Changed) -> bool {
         let before = self.failed.remove(&facts.uid);
-        if let Some(failed) = failed {
-            let why = &failed.why;
-            match failed.absent {
-                true if before.as_ref().is_some_and(|before| before.why == *why) => {}
-                true => tracing::warn!("{why}; adit attaches the pod once that exists"),
-                false => tracing::error!("{why}; trying again in 5 s"),
+        if let Some(mut failed) = failed {
+            match before.filter(|before| before.why == failed.why) {
+                Some(said) if failed.absent => failed.meant = said.meant,
+                _ if failed.absent => {
+                    failed.meant = meant(&facts, self.announced.pods());
+                    let why = failed.with_meant();
+                    tracing::warn!("{why}; adit attaches the pod once that namespace exists");
+                }
+                _ => tracing::error!("{}; trying again in 5 s", failed.why),
             }
-            self.announced.failed(&facts, why);
+            self.announced.failed(&facts, &failed.why);
             self.failed.insert(Arc::clone(&facts.uid), failed);
         }
         self.settle();

@@ -9,6 +9,7 @@ mod announced;
 pub mod capture;
 pub mod controller;
 pub mod manager;
+mod meant;
 pub(crate) mod probed;
 mod redirect_watch;
 mod rule_watch;

@@ -12,6 +12,8 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("redirects::a_namespace_whose_lo_is_down_is_named_and_closed", lo_down),
     ("redirects::what_cannot_be_applied_whole_is_not_applied", whole),
     ("redirects::rules_that_somebody_removed_are_not_called_complete", not_complete),
+    ("redirects::what_is_said_of_rules_that_are_gone_can_be_pasted", flushed),
+    ("redirects::a_rule_that_somebody_added_is_said_and_goes_with_the_command", added),
     ("redirects::rules_without_a_note_are_applied_again_once_and_not_for_ever", without_note),
     ("redirects::what_names_no_namespace_is_a_wrong_command_line", names_none),
 ];
@@ -235,7 +237,7 @@ fn incomplete() -> (Vec<String>, String) {
     let missing: Vec<String> = serde_json::from_value(json["missing"].clone()).unwrap();
     assert!(said.contains(&format!("NOT COMPLETE, without {}\n", missing.join(", "))), "{said}");
     let (_, command) = said.split_once("what to do  adit redirect ").expect("it says what to do");
-    (missing, command.trim().to_owned())
+    (missing, command.lines().next().unwrap().to_owned())
 }
 
 fn is_complete() -> serde_json::Value {
@@ -279,6 +281,44 @@ fn not_complete() {
     assert!(shown().0.contains("continue (permissive)"));
     redirected("remove --netns other");
     assert!(shown().0.contains("rules       none\n"));
+}
+
+fn flushed() {
+    let _other = Other::new();
+    ip("-n other link set lo up");
+    redirected("apply --netns other");
+    let rules = is_complete()["ipRules"].clone();
+    let rules: Vec<String> = serde_json::from_value(rules).unwrap();
+    assert!(rules.len() == 2 && rules[0].starts_with("IPv4 ") && rules[1].starts_with("IPv6 "));
+    for (gone, says_exceptions) in [("delete table inet adit-nat", true), ("flush ruleset", false)]
+    {
+        ip(&format!("netns exec other nft {gone}"));
+        let (said, json) = shown();
+        assert!(json["asked"].is_null(), "the note is gone with the table: {json}");
+        assert_eq!(said.contains("exceptions"), says_exceptions, "{gone}: {said}");
+        redirected(&incomplete().1);
+        is_complete();
+    }
+}
+
+fn added() {
+    let _other = Other::new();
+    ip("-n other link set lo up");
+    for options in ["", " --permissive", " --kubelet-probes --non-tcp drop"] {
+        redirected(&format!("apply --netns other{options}"));
+        let asked = is_complete()["asked"].clone();
+        ip("netns exec other nft insert rule inet adit-nat adit-prerouting tcp dport 8080 accept");
+        let (said, json) = shown();
+        assert_eq!((&json["complete"], &json["changed"][0]), (&false.into(), &"adit-nat".into()));
+        assert_eq!(json["missing"], serde_json::json!([]));
+        assert!(
+            said.contains("rules       CHANGED: other rules than adit applied, in inet adit-nat;"),
+            "{said}"
+        );
+        let (_, command) = said.split_once("what to do  adit redirect ").expect("it is said");
+        redirected(command.lines().next().unwrap());
+        assert_eq!(is_complete()["asked"], asked, "{options}");
+    }
 }
 
 /// As an earlier version applied them, without a note of what was asked for.

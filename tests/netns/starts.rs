@@ -16,6 +16,7 @@ use crate::{
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("starts::without_the_right_to_enter_namespaces_it_fails_at_once_and_makes_nothing", rights),
     ("starts::a_pod_whose_namespace_is_missing_or_not_its_own_is_carried_when_it_is_there", absent),
+    ("starts::a_misspelt_namespace_is_said_with_the_one_that_was_meant", misnamed),
     ("starts::what_begins_what_waits_for_a_restart_and_what_cuts_is_said", said),
 ];
 
@@ -78,6 +79,34 @@ fn absent() {
         || lab.log().lines().any(|l| l.contains("pod attached") && l.contains("shop/late"));
     lab.wait("carried when it is there", carried);
     lab.wait("ready", || lab.readiness().contains("200 OK"));
+}
+
+fn misnamed() {
+    let _late = Late;
+    ip("netns add late");
+    ip("-n late link set lo up");
+    ip("-n late addr add 10.77.0.9/32 dev lo");
+    let mesh = |netns: &str| {
+        let pod = "- { name: late, namespace: shop, addresses: [10.77.0.9], netns:";
+        allow(&["web"]).replacen("services:", &format!("{pod} {netns} }}\nservices:"), 1)
+    };
+    let mut lab = Lab::new(PODS);
+    lab.start(&mesh("laet"));
+    let is_said = |lab: &Lab| {
+        let readiness = lab.readiness();
+        let words = ["200 OK", "ready\nnot attached: pod shop/late", "did you mean late?"];
+        words.iter().all(|word| readiness.contains(word))
+    };
+    let warned = |lab: &Lab| lab.log().matches("did you mean late?").count();
+    lab.wait("said at the start", || is_said(&lab) && warned(&lab) == 1);
+    lab.write_mesh(&mesh("late"));
+    lab.wait("mended", || lab.readiness().ends_with("\r\n\r\nready\n"));
+    lab.write_mesh(&mesh("ltae"));
+    lab.wait("said of an edit", || is_said(&lab) && warned(&lab) == 2);
+    // The namespace of another pod is not what was meant.
+    lab.write_mesh(&mesh("dbx"));
+    lab.wait("said without a guess", || lab.readiness().contains("/run/netns/dbx"));
+    assert!(!lab.readiness().contains("did you mean"), "{}", lab.readiness());
 }
 
 fn said() {

@@ -16,7 +16,7 @@ use crate::{
     pods::{
         capture::Capture,
         controller::PodController,
-        manager::{Changed, Leave},
+        manager::{Changed, Failed, Leave},
         source::file::FileSource,
     },
     roles::node::{Node, recheck},
@@ -87,8 +87,9 @@ impl Live {
 
     /// Tells others which pods are carried, and which are not.
     fn tell_state(&self) {
-        let pending = self.pods.failed().filter(|failed| !failed.absent);
-        self.state.set_pending(pending.map(|failed| failed.why.clone()).collect());
+        let (absent, pending): (Vec<_>, Vec<_>) = self.pods.failed().partition(|f| f.absent);
+        self.state.set_pending(pending.into_iter().map(|failed| failed.why.clone()).collect());
+        self.state.set_absent(absent.into_iter().map(Failed::with_meant).collect());
         if self.pods.is_settled() {
             self.state.set_loaded();
             if !self.takeover.waits() {

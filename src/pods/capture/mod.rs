@@ -11,6 +11,7 @@ mod redirects;
 mod refusal;
 mod report;
 mod rules;
+mod shape;
 mod standing;
 mod tools;
 

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     CaptureError,
+    shape::Shape,
     tools::{self, Tools},
 };
 use crate::{mesh::NonTcp, sys::netns::Netns};
@@ -91,38 +92,6 @@ pub(super) fn standing(listed: &str) -> Option<NonTcp> {
     let Some(listed) = tools::listed(listed, TABLE) else { return Some(NonTcp::Pass) };
     let is_so = |verdict: &NonTcp| Shape::of(&ruleset(*verdict)) == Shape::of(listed);
     [NonTcp::Count, NonTcp::Drop].into_iter().find(is_so)
-}
-
-/// What a listing has in common with what was applied, however this nft writes rules.
-#[derive(Debug, Default, Eq, PartialEq)]
-struct Shape {
-    flags: usize,
-    hooks: usize,
-    rules: usize,
-    accepts: usize,
-    drops: usize,
-}
-
-impl Shape {
-    fn of(text: &str) -> Self {
-        let mut shape = Self::default();
-        let mut is_rule = false;
-        for line in text.lines().map(str::trim) {
-            match line.split(' ').next() {
-                Some("chain") => is_rule = true,
-                Some("}") => is_rule = false,
-                Some("flags") if !is_rule => shape.flags += 1,
-                Some("type") if is_rule => shape.hooks += 1,
-                _ if is_rule => {
-                    shape.rules += 1;
-                    shape.accepts += usize::from(line.ends_with(" accept"));
-                    shape.drops += usize::from(line.ends_with(" drop"));
-                }
-                _ => {}
-            }
-        }
-        shape
-    }
 }
 
 /// How many packets there were of each kind, in each direction.

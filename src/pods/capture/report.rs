@@ -22,7 +22,11 @@ pub struct CaptureReport {
     pub complete: Option<bool>,
     /// What is missing or changed, where some of adit's rules are there.
     pub missing: Vec<&'static str>,
-    /// What adit was asked for when it applied the rules; none if they do not note it.
+    /// The tables (`inet`) that have other rules than adit applied; none are named where the rules
+    /// do not note what was asked for.
+    pub changed: Vec<&'static str>,
+    /// What adit was asked for when it applied the rules; none if an earlier version that noted
+    /// nothing applied them, or the rule with the note is gone.
     pub asked: Option<Asked>,
     /// Plaintext connections that are older than the rules are blocked (`mtls: strict`).
     pub strict: bool,
@@ -39,7 +43,7 @@ pub struct CaptureReport {
     pub inbound_by_others: Option<bool>,
     /// adit's tables, as nft prints them.
     pub nft: String,
-    /// adit's rules of policy routing, as ip prints them.
+    /// adit's rules of policy routing, as ip prints them, each behind its family.
     pub ip_rules: Vec<String>,
 }
 
@@ -58,7 +62,11 @@ impl CaptureReport {
             }
         }
         let is_there = |table: &str| listed(&nft, table).is_some();
-        let ip_rules: Vec<_> = ["-4", "-6"].iter().flat_map(|f| ip_rules(tools, f)).collect();
+        let of_family = |(family, name): (&str, &'static str)| {
+            ip_rules(tools, family).into_iter().map(move |rule| format!("{name} {rule}"))
+        };
+        let ip_rules: Vec<_> =
+            [("-4", "IPv4"), ("-6", "IPv6")].into_iter().flat_map(of_family).collect();
         let standing = Standing::look(netns, &stop)?;
         let others = Redirects::look(netns, &stop).ok();
         let any = |is: fn(&OfFamily) -> bool| others.map(|others| others.families.iter().any(is));
@@ -72,11 +80,13 @@ impl CaptureReport {
         let has_some = rules::TABLES.iter().any(|table| is_there(table)) || !ip_rules.is_empty();
         let wanted = noted.unwrap_or(stands);
         let missing = if has_some { standing.missing(wanted) } else { Vec::new() };
-        let is_whole = has_some && missing.is_empty();
+        let changed = noted.map(|noted| standing.changed(noted)).unwrap_or_default();
+        let is_whole = has_some && missing.is_empty() && changed.is_empty();
         Ok(Self {
             applied: rules::ALWAYS.iter().all(|t| is_there(t)) && super::routed(tools),
             complete: if is_whole && noted.is_none() { None } else { Some(is_whole) },
             missing,
+            changed,
             asked: noted.map(Asked::from),
             strict: stands.strict,
             kubelet_probes: stands.kubelet_probes,

@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     CaptureError, Options, has_ipv6, non_tcp, note, rules,
+    shape::Shape,
     tools::{Tools, listed},
 };
 use crate::sys::{
@@ -89,6 +90,16 @@ impl Standing {
         parts.into_iter().filter(|(_, is_there)| !is_there).map(|(part, _)| part).collect()
     }
 
+    /// The tables that are there with other rules than `options` ask for, or are not asked for.
+    pub(super) fn changed(&self, options: Options) -> Vec<&'static str> {
+        let applied = rules::ruleset(options);
+        let is_changed = |table: &&str| {
+            let stands = listed(&self.nft, table).map(Shape::of);
+            stands.is_some() && stands != listed(&applied, table).map(Shape::of)
+        };
+        rules::TABLES.into_iter().filter(is_changed).collect()
+    }
+
     /// Whether what is there is what `options` ask for, neither less nor more: another process may
     /// have applied it. Rules of an earlier version, which note no options, are not: applied again
     /// they are listed otherwise.
@@ -99,6 +110,7 @@ impl Standing {
         self.is_whole(options)
             && (filtered, probed) == (options.strict, options.kubelet_probes)
             && self.noted() == Some(options)
+            && self.changed(options).is_empty()
     }
 
     /// The options that the rules note.
@@ -217,6 +229,28 @@ table inet adit-mangle {
             let earlier = Standing { nft: nft.replace(&note, ""), ..noted };
             assert_ne!(earlier.nft, nft);
             assert!(earlier.is_whole(options) && !earlier.is_exactly(options));
+        }
+    }
+
+    #[test]
+    fn a_rule_more_or_less_is_a_changed_table() {
+        let routing = vec![Some("fwmark 0x111/0xfff\nlocal default".to_owned())];
+        for strict in [true, false] {
+            let options = Options { strict, kubelet_probes: true, non_tcp: NonTcp::Drop };
+            let nft = rules::ruleset(options);
+            let whole = Standing { nft: nft.clone(), routing: routing.clone() };
+            assert!(whole.changed(options).is_empty() && whole.is_exactly(options));
+            let hook = "hook prerouting priority dstnat; policy accept;\n";
+            let bypass = nft.replace(hook, &format!("{hook}    tcp dport 8080 accept\n"));
+            let bypassed = Standing { nft: bypass, ..whole.clone() };
+            assert!(bypassed.is_whole(options) && !bypassed.is_exactly(options));
+            assert_eq!(bypassed.changed(options), ["adit-nat"]);
+            let rule = "    oifname lo ip daddr != 127.0.0.1 accept\n";
+            let less = Standing { nft: nft.replace(rule, ""), ..whole.clone() };
+            assert_eq!(less.changed(options), ["adit-nat"]);
+            let other = Options { strict: false, ..options };
+            let unasked = if strict { &["adit-filter"][..] } else { &[] };
+            assert_eq!(whole.changed(other), unasked);
         }
     }
 

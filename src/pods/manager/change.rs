@@ -98,13 +98,24 @@ pub struct Failed {
     pub why: String,
     /// Its namespace is not there: it has no traffic that could be captured.
     pub absent: bool,
+    /// The namespace that was probably meant by the name of the one that is not there.
+    pub meant: Option<String>,
 }
 
 impl Failed {
     pub(crate) fn new(facts: &PodFacts, error: &anyhow::Error) -> Self {
         let kind = error.downcast_ref().map(io::Error::kind);
         let why = format!("pod {facts}: {error:#}");
-        Self { why, absent: kind == Some(io::ErrorKind::NotFound) }
+        Self { why, absent: kind == Some(io::ErrorKind::NotFound), meant: None }
+    }
+
+    /// Why, with what was probably meant.
+    #[must_use]
+    pub fn with_meant(&self) -> String {
+        match &self.meant {
+            Some(meant) => format!("{}; did you mean {meant}?", self.why),
+            None => self.why.clone(),
+        }
     }
 }
 
