@@ -271,6 +271,14 @@ fn a_port_alone_and_a_plain_name_for_an_id_are_answered_with_what_to_write() {
     for (args, says) in [
         (format!("{server} 8443"), "'8443' for '--listen <ADDR>': not a valid address: the host"),
         (format!("{server} 8443"), ":8443 is all addresses of this host, 127.0.0.1:8443 only"),
+        (
+            format!("{server} http://localhost:8443/"),
+            "not a valid address: write localhost:8443, without http:// (expected",
+        ),
+        (
+            "server --listen :0 --target https://db.example".into(),
+            "'--target <ADDR>': not a valid address: write db.example:443, without https://",
+        ),
         (format!("{server} :0 --allow-id app1"), "use --allow-cn, for a DNS name --allow-dns"),
         (format!("{client} app1"), "for a common name use --verify-cn, for a DNS name"),
     ] {
