@@ -447,6 +447,25 @@ fn an_address_in_use_is_an_error_at_start() {
 }
 
 #[test]
+fn the_status_endpoint_and_the_listener_are_told_to_have_the_same_address() {
+    let pki = Pki::new();
+    let server = format!("server --target 127.0.0.1:1 {} --allow-all", pki.showing("server"));
+    let client = format!("client --target 127.0.0.1:1 {}", pki.showing("app"));
+    for (args, listen, status) in [
+        (&server, ":8443", ":8443"),
+        (&server, "127.0.0.1:8443", ":8443"),
+        (&client, "127.0.0.1:8443", "localhost:8443"),
+    ] {
+        let (code, error) = refused(&format!("{args} --listen {listen} --status {status}"));
+        let says = format!(
+            "the status endpoint (--status {status}) and the listener (--listen {listen}) have the \
+             same address; choose another port for --status"
+        );
+        assert!(code == 1 && error.contains(&says), "{error}");
+    }
+}
+
+#[test]
 fn a_target_without_address_is_found_at_start_unless_told_otherwise() {
     let pki = Pki::new();
     let unknown = pki.client("nobody.invalid:443");
