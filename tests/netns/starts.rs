@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("starts::without_the_right_to_enter_namespaces_it_fails_at_once_and_makes_nothing", rights),
     ("starts::a_pod_whose_namespace_is_missing_or_not_its_own_is_carried_when_it_is_there", absent),
     ("starts::what_begins_what_waits_for_a_restart_and_what_cuts_is_said", said),
+    ("starts::a_reload_says_what_is_probably_not_meant_once", warned),
 ];
 
 fn rights() {
@@ -78,6 +79,19 @@ fn absent() {
         || lab.log().lines().any(|l| l.contains("pod attached") && l.contains("shop/late"));
     lab.wait("carried when it is there", carried);
     lab.wait("ready", || lab.readiness().contains("200 OK"));
+}
+
+/// As the start and `adit check` do.
+fn warned() {
+    let mut lab = Lab::new(PODS);
+    lab.start(&allow(&["web"]));
+    let doubtful = allow(&["web"]) + "      to: [{ operation: { ports: ['80'] } }]\n";
+    lab.write_mesh(&doubtful);
+    lab.logs("names port 80 of service db.shop.svc.cluster.local, but … listen on 8080");
+    // The same is there after another edit.
+    lab.write_mesh(&(doubtful + "limits: { streams: 77 }\n"));
+    lab.logs("limits.streams … takes effect after a restart");
+    assert_eq!(lab.log().matches("names port 80").count(), 1);
 }
 
 fn said() {
