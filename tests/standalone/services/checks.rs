@@ -310,6 +310,29 @@ fn crls_and_roots_that_cannot_do_their_work_are_said() {
 }
 
 #[test]
+fn an_own_certificate_that_ends_soon_is_warned_of() {
+    let world = World::new();
+    let db = Backend::start("db");
+    let path = world.write(
+        "f.yaml",
+        &format!("services:\n{}", world.server("s", 8443, db.addr, "allow: { all: true }")),
+    );
+    let path = path.to_str().unwrap();
+    let lasts = |days: u32| {
+        let day = std::time::Duration::from_secs(86_400);
+        let now = std::time::SystemTime::now();
+        world.sign_lasting("server", now - day * 60, now + day * days);
+        run(&["check", "--strict", path])
+    };
+    let (code, said, stderr) = lasts(30);
+    assert!(code == 0, "{said}{stderr}");
+    let (code, said, stderr) = lasts(1);
+    assert!(code == 1, "{said}{stderr}");
+    assert!(said.contains("own certificate CN=server expires soon: it is valid until"), "{said}");
+    assert!(said.contains("renew it"), "{said}");
+}
+
+#[test]
 fn every_missing_file_is_listed_in_its_place_beside_other_faults() {
     let world = World::new();
     let path = world.write(
