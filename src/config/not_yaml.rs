@@ -49,6 +49,9 @@ fn cause(lines: &[&str], (line, column): (usize, usize), info: &str) -> Option<C
         Some(Cause { line, columns: (column, None), message: message.into() })
     };
     let has = |words: &[&str]| words.iter().any(|word| info.contains(word));
+    if has(&["duplicated key"]) {
+        return Some(duplicated(lines, (line, column)));
+    }
     if has(&["unknown anchor", "anchor or alias"]) {
         let why = "a value that begins with * means an alias in YAML; put it in quotes, such as \"*.example.com\"";
         return at(column, why);
@@ -71,11 +74,18 @@ fn cause(lines: &[&str], (line, column): (usize, usize), info: &str) -> Option<C
         });
     }
     if has(&["did not find expected key", "did not find expected '-' indicator"]) {
-        return match column <= here.len() - here.trim_start().len() + 1 {
+        let indent = here.len() - here.trim_start().len();
+        return match column <= indent + 1 {
             true => at(
                 column,
                 "the indentation fits no line above; put the keys of one mapping, and the `-` of one \
                  list, at one depth",
+            ),
+            // The first character of the item, or the end of a `-` alone.
+            false if here.trim_start().starts_with('-') && column <= entry_of(here).0 => at(
+                indent + 1,
+                "a list item outside of a list; put the `-` below the key of the list, at the depth \
+                 of its other items",
             ),
             false => at(column, "something follows the value; put the whole value in quotes"),
         };
@@ -107,6 +117,51 @@ fn cause(lines: &[&str], (line, column): (usize, usize), info: &str) -> Option<C
     at(column, why)
 }
 
+/// A key that its mapping has already.
+fn duplicated(lines: &[&str], (line, column): (usize, usize)) -> Cause {
+    let Some((key, value)) = lines.get(line - 1).and_then(|text| key_at(text, column)) else {
+        let message = "a key that its mapping has already; remove one of the two".into();
+        return Cause { line, columns: (column, None), message };
+    };
+    let first = first_of(key, &lines[..line - 1], column);
+    let first = first.map_or(String::new(), |first| format!(", first in line {first}"));
+    let is_of_lines = value.is_empty() || value.starts_with('#');
+    let advice = match is_of_lines {
+        true => format!("put the entries of both under one `{key}:`"),
+        false => "remove one of the two".to_owned(),
+    };
+    let message = format!("{key} is there twice{first}; {advice}");
+    Cause { line, columns: (column, Some(column + key.len())), message }
+}
+
+/// The key at a column, which is a word, and what stands behind its colon.
+fn key_at(text: &str, column: usize) -> Option<(&str, &str)> {
+    let (start, _) = text.char_indices().nth(column - 1)?;
+    let (key, value) = text[start..].split_once(':')?;
+    let is_key = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphabetic()) && is_name(key);
+    is_key.then_some((key, value.trim()))
+}
+
+/// The last of these lines that has the key, in the block that goes on below them.
+fn first_of(key: &str, lines: &[&str], column: usize) -> Option<usize> {
+    let numbered = lines.iter().enumerate().map(|(n, text)| (n + 1, *text)).rev();
+    let entries = numbered.filter(|(_, text)| {
+        let text = text.trim_start();
+        !text.is_empty() && !text.starts_with('#')
+    });
+    for (number, text) in entries {
+        let at = entry_of(text).0;
+        if at == column && key_at(text, column).is_some_and(|(found, _)| found == key) {
+            return Some(number);
+        }
+        // What is further left, or begins an item, is above the mapping.
+        if at < column || at == column && text.trim_start().starts_with('-') {
+            return None;
+        }
+    }
+    None
+}
+
 /// `key:value` in the last line, or the last before it that has anything in it.
 fn lacks_space(lines: &[&str]) -> Option<Cause> {
     last_two(lines).into_iter().find_map(|(number, text)| {
@@ -124,6 +179,11 @@ pub(super) fn glued_key(entry: &str) -> Option<&str> {
     let is_glued = !value.is_empty() && !value.starts_with([' ', '/', '\\', ':']);
     let is_key = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphabetic()) && is_name(key);
     (is_glued && is_key).then_some(key)
+}
+
+/// What is said where a key that is known is followed by a value without a colon.
+pub(super) fn no_colon_behind(key: &str) -> String {
+    format!("there is no colon behind {key}; write `{key}: ` and then the value")
 }
 
 /// What is said of it.
@@ -203,6 +263,19 @@ mod tests {
             ("a: 'it's'\n", "1:8: not YAML: something follows the closing quotation mark"),
             ("a: \"C:\\path\"\n", "1:4: not YAML: a backslash in double quotes; use single quotes"),
             ("a: [1, 2\nb: 3\n", "2:2: not YAML: a bracket is not closed"),
+            (
+                "services:\n- name: a\ndrain: {}\nservices:\n- name: b\n",
+                "4:1: not YAML: services is there twice, first in line 1; put the entries of both \
+                 under one `services:`",
+            ),
+            (
+                "services:\n- name: a\n  name: b\n",
+                "3:3: not YAML: name is there twice, first in line 2; remove one of the two",
+            ),
+            ("a: x\n- b\n", "2:1: not YAML: a list item outside of a list; put the `-` below"),
+            ("a:\n  b: x\n  - c: d\n", "3:3: not YAML: a list item outside of a list;"),
+            ("a:\n- b\nc: [x]\n- d\n", "4:1: not YAML: a list item outside of a list;"),
+            ("a: { b: 1, b: 2 }\n", "1:12: not YAML: b is there twice; remove one of the two"),
             ("a: - b\n", "1:4: not YAML: a list in the line of its key"),
         ] {
             let said = parse("f", text).unwrap_err().to_string();
@@ -221,6 +294,9 @@ mod tests {
             let said = services(text);
             assert!(said.contains(says), "{said}");
         }
+        let said = services("services:\n- listen { name: x }\n");
+        let says = "there is no colon behind listen; write `listen: ` and then the value";
+        assert!(said.contains(says), "{said}");
         let said = services("services:\n- hunter2:secret\n");
         assert!(said.contains("expected a mapping") && !said.contains("hunter2"), "{said}");
     }
@@ -228,6 +304,7 @@ mod tests {
     #[test]
     fn what_is_not_told_is_not_quoted() {
         for text in [
+            "hunter2: 1\nhunter2: 2\n",
             "a:\n- password:hunter2\n  b: 1\n",
             "a: @hunter2\n",
             "a: *hunter2\n",

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::reader::Item;
-use crate::identity::{key_files, secret_file};
+use crate::identity::{key_files, secret_advice, secret_file};
 
 /// What a file is to hold.
 #[derive(Clone, Copy)]
@@ -34,7 +34,9 @@ pub(super) fn path(item: &Item<'_>, holds: Holds) -> Option<PathBuf> {
 
 fn open(path: &Path, holds: Holds) -> Result<(), String> {
     let at = |why: &dyn Display| match holds {
-        Holds::Secret(key) => format!("{} cannot be read: {why}", secret_file(key, path)),
+        Holds::Secret(key) => {
+            format!("{} cannot be read: {why}{}", secret_file(key, path), secret_advice(key, path))
+        }
         _ => key_files::at(path, why),
     };
     let meta = std::fs::metadata(path).map_err(|e| at(&e))?;

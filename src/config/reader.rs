@@ -10,7 +10,7 @@ use saphyr::{LoadableYamlNode, MarkedYaml, Scalar, YamlData};
 
 use super::{
     Fault, Faults, bounds,
-    not_yaml::{self, glued_key, no_space_behind},
+    not_yaml::{self, glued_key, no_colon_behind, no_space_behind},
     words::{is_name, nearest, one_of, suggest, unknown},
 };
 use crate::identity::{without, without_keys, without_value};
@@ -210,10 +210,9 @@ impl<'a> Item<'a> {
                     }
                     let at = || Item { yaml: key, path: path(), notes: self.notes };
                     self.notes.fault(|| {
-                        at().at(match glued(name, known) {
-                            Some(key) => no_space_behind(key),
-                            None => unknown(name, known),
-                        })
+                        let wrong = glued(name, known).map(no_space_behind);
+                        let wrong = wrong.or_else(|| colonless(name, known).map(no_colon_behind));
+                        at().at(wrong.unwrap_or_else(|| unknown(name, known)))
                     });
                 }
             }
@@ -369,6 +368,12 @@ impl<'a> Map<'a> {
 /// The key of `key:value`, which YAML takes for one word, if it is one of these.
 fn glued<'a>(text: &'a str, known: &[&str]) -> Option<&'a str> {
     glued_key(text).filter(|key| known.contains(key))
+}
+
+/// The key of `key { other: value }`, which YAML takes for a key of several words.
+fn colonless<'a>(text: &'a str, known: &[&str]) -> Option<&'a str> {
+    let (key, _) = text.split_once(char::is_whitespace)?;
+    known.contains(&key).then_some(key)
 }
 
 /// A text without what is too long of it.

@@ -5,6 +5,14 @@ use crate::identity::has_long_run;
 /// Longer words are not compared with those that are known.
 const WORD: usize = 64;
 
+/// Keys of secrets that are named by their file only, and the key of that file.
+const SECRETS: [(&str, &str); 4] = [
+    ("password", "passwordFile"),
+    ("pass", "passwordFile"),
+    ("storepass", "passwordFile"),
+    ("pin", "pinFile"),
+];
+
 /// Whether a key is a word. Another, such as a line of a file of passwords, is not told.
 pub(super) fn is_name(key: &str) -> bool {
     let is_of_name = |c: char| c.is_alphanumeric() || "-_./".contains(c);
@@ -21,6 +29,11 @@ pub(super) fn one_of(words: &[&str]) -> String {
 }
 
 pub(super) fn unknown(name: &str, known: &[&str]) -> String {
+    let is_secret = |(word, file): &&(&str, &str)| *word == name && known.contains(file);
+    if let Some((_, file)) = SECRETS.iter().find(is_secret) {
+        let why = "takes a path: write the secret into a file and name that";
+        return format!("unknown key; `{file}` {why}");
+    }
     match suggest(name, known) {
         s if s.is_empty() => format!("unknown key; known here: {}", known.join(", ")),
         s => format!("unknown key{s}"),

@@ -15,7 +15,7 @@ use pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, Pri
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use zeroize::Zeroizing;
 
-use super::{PrivateKey, chain_words, pem, secret_file, shown};
+use super::{PrivateKey, chain_words, pem, secret_advice, secret_file, shown};
 
 /// The largest file that is read, bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -145,7 +145,10 @@ fn pkcs8(key: &PrivateKeyDer<'_>) -> Option<Vec<u8>> {
 /// # Errors
 /// Names the file, or the key where its path may be the password itself, and what is wrong.
 pub fn password_in(key: &str, path: &Path) -> Result<Zeroizing<String>, String> {
-    let failed = |why: &str| format!("{} cannot be read: {why}", secret_file(key, path));
+    let failed = |why: &str| {
+        let (file, advice) = (secret_file(key, path), secret_advice(key, path));
+        format!("{file} cannot be read: {why}{advice}")
+    };
     let text = read(path).map_err(|why| failed(&why))?;
     let text = std::str::from_utf8(&text).map_err(|_| failed("it is not text"))?;
     Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))

@@ -47,7 +47,9 @@ pub use oidc::{InvalidIssuer, OidcIssuer};
 pub use peer_cert::PeerCert;
 pub use revocation::Revocations;
 pub use secrets::{has_long_run, may_be_shown, without_user, without_users, without_value};
-pub use shown::{secret_file, shown, shown_all, without, without_keys, without_lines_of_keys};
+pub use shown::{
+    secret_advice, secret_file, shown, shown_all, without, without_keys, without_lines_of_keys,
+};
 pub use spiffe_id::{InvalidSpiffeId, SpiffeId};
 pub use svid::{PrivateKey, X509Svid};
 pub(crate) use svid_error::KEYS;

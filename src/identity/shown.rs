@@ -46,6 +46,17 @@ pub fn secret_file(key: &str, path: &Path) -> String {
     }
 }
 
+/// What is to be done about the `key` of a secret's file that cannot be read, if the secret itself
+/// was probably written there.
+#[must_use]
+pub fn secret_advice(key: &str, path: &Path) -> String {
+    let what = if key.contains("pin") { "PIN" } else { "password" };
+    match is_path(&path.to_string_lossy()) {
+        true => String::new(),
+        false => format!("; {key} takes a path: write the {what} into a file and name that"),
+    }
+}
+
 /// Whether a text that stands where something short belongs may be a key: PEM, or DER in base64.
 fn is_key(text: &str) -> bool {
     let base64 = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'+' | b'/' | b'=');

@@ -94,6 +94,20 @@ fn without_port(text: &str) -> InvalidAddress {
     })
 }
 
+/// What to write instead of a URL, as far as a host can be found in it.
+fn url(scheme: &str, rest: &str) -> InvalidAddress {
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+    let port = if scheme.eq_ignore_ascii_case("https") { 443 } else { 80 };
+    let read = place.parse().or_else(|_| format!("{place}:{port}").parse());
+    InvalidAddress(match read {
+        Ok(address @ Address::Tcp { .. }) if scheme.len() <= 16 => {
+            format!("write {address}, without {scheme}://").into()
+        }
+        _ => "a URL is not an address; write only its host and port".into(),
+    })
+}
+
 impl FromStr for Address {
     type Err = InvalidAddress;
 
@@ -120,6 +134,9 @@ impl FromStr for Address {
         }
         if text.starts_with("launchd:") {
             return Err(wrong("launchd is for macOS; use systemd:NAME"));
+        }
+        if let Some((scheme, rest)) = text.split_once("://") {
+            return Err(url(scheme, rest));
         }
         let (host, port) = text.rsplit_once(':').ok_or_else(|| without_port(text))?;
         let port = port.parse().map_err(|_| wrong("port must be 0–65535"))?;
@@ -217,6 +234,12 @@ mod tests {
             ("launchd:x", "macOS"),
             ("a/b:1", "the host is not valid"),
             ("a:65536", "65535"),
+            ("http://localhost:8080", "write localhost:8080, without http:// ("),
+            ("https://[::1]:8443/a?b:c", "write [::1]:8443, without https:// ("),
+            ("https://example.org", "write example.org:443, without https:// ("),
+            ("http://u:hunter2@localhost/", "write localhost:80, without http:// ("),
+            ("tcp://db:5432", "write db:5432, without tcp:// ("),
+            ("http://a b:x", "a URL is not an address; write only its host and port"),
         ] {
             let error = text.parse::<Address>().unwrap_err().to_string();
             assert!(error.contains(says), "{text}: {error}");

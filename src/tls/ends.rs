@@ -9,7 +9,7 @@ use x509_parser::{
 use super::roots::seconds;
 use crate::identity::check_signer;
 
-/// When roots and CRLs end that are refused from then on.
+/// When roots, CRLs and our own certificate end that are refused from then on.
 #[derive(Clone, Debug, Default)]
 pub struct Expiries {
     all: Vec<Expiry>,
@@ -22,6 +22,8 @@ struct Expiry {
     what: String,
     from: ASN1Time,
     until: ASN1Time,
+    /// What is to be done about it, behind the rest.
+    advice: &'static str,
 }
 
 /// How long before something ends it is warned of, but no longer than a third of its time.
@@ -34,12 +36,12 @@ impl Expiries {
         let roots = roots.iter().filter_map(|der| {
             let (_, root) = X509Certificate::from_der(der).ok()?;
             let (from, until) = (root.validity().not_before, root.validity().not_after);
-            Some(Expiry { what: format!("root {}", root.subject()), from, until })
+            Some(Expiry { what: format!("root {}", root.subject()), from, until, advice: "" })
         });
         let crls = crls.iter().filter_map(|der| {
             let (_, crl) = CertificateRevocationList::from_der(der).ok()?;
             let (from, until) = (crl.last_update(), crl.next_update()?);
-            Some(Expiry { what: format!("CRL of {}", crl.issuer()), from, until })
+            Some(Expiry { what: format!("CRL of {}", crl.issuer()), from, until, advice: "" })
         });
         Self { all: roots.chain(crls).collect(), faults: Vec::new() }
     }
@@ -58,20 +60,33 @@ impl Expiries {
         self
     }
 
+    /// And the certificate that we show, which somebody else renews; `chain` begins with it.
+    #[must_use]
+    pub fn and_leaf(mut self, chain: &[CertificateDer<'_>]) -> Self {
+        let leaf = chain.first().and_then(|der| X509Certificate::from_der(der).ok());
+        self.all.extend(leaf.map(|(_, leaf)| {
+            let (from, until) = (leaf.validity().not_before, leaf.validity().not_after);
+            let name: String = leaf.subject().to_string().chars().take(256).collect();
+            let advice = "; renew it, and put the new one in its place";
+            Expiry { what: format!("own certificate {name}"), from, until, advice }
+        }));
+        self
+    }
+
     /// What has ended at `now`, or soon will have, one text each.
     #[must_use]
     pub fn soon(&self, now: UnixTime) -> Vec<String> {
         let now = seconds(now);
-        let texts = self.all.iter().filter_map(|Expiry { what, from, until }| {
+        let texts = self.all.iter().filter_map(|Expiry { what, from, until, advice }| {
             let left = until.timestamp().saturating_sub(now);
             let life = until.timestamp().saturating_sub(from.timestamp());
             match left {
                 _ if from.timestamp() > now => {
                     Some(format!("{what} is not valid yet: it is valid from {from}"))
                 }
-                ..0 => Some(format!("{what} has expired: it was valid until {until}")),
+                ..0 => Some(format!("{what} has expired: it was valid until {until}{advice}")),
                 0.. if left < AHEAD.min(life / 3) => {
-                    Some(format!("{what} expires soon: it is valid until {until}"))
+                    Some(format!("{what} expires soon: it is valid until {until}{advice}"))
                 }
                 0.. => None,
             }

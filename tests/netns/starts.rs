@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("starts::a_pod_whose_namespace_is_missing_or_not_its_own_is_carried_when_it_is_there", absent),
     ("starts::a_misspelt_namespace_is_said_with_the_one_that_was_meant", misnamed),
     ("starts::what_begins_what_waits_for_a_restart_and_what_cuts_is_said", said),
+    ("starts::a_reload_says_what_is_probably_not_meant_once", warned),
 ];
 
 fn rights() {
@@ -107,6 +108,19 @@ fn misnamed() {
     lab.write_mesh(&mesh("dbx"));
     lab.wait("said without a guess", || lab.readiness().contains("/run/netns/dbx"));
     assert!(!lab.readiness().contains("did you mean"), "{}", lab.readiness());
+}
+
+/// As the start and `adit check` do.
+fn warned() {
+    let mut lab = Lab::new(PODS);
+    lab.start(&allow(&["web"]));
+    let doubtful = allow(&["web"]) + "      to: [{ operation: { ports: ['80'] } }]\n";
+    lab.write_mesh(&doubtful);
+    lab.logs("names port 80 of service db.shop.svc.cluster.local, but … listen on 8080");
+    // The same is there after another edit.
+    lab.write_mesh(&(doubtful + "limits: { streams: 77 }\n"));
+    lab.logs("limits.streams … takes effect after a restart");
+    assert_eq!(lab.log().matches("names port 80").count(), 1);
 }
 
 fn said() {

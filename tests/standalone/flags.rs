@@ -174,10 +174,10 @@ fn a_certificate_that_has_expired_is_not_shown() {
         params.not_after = params.not_before;
     });
     pki.put("server", &expired);
-    refuses(
-        &(pki.server("127.0.0.1:1") + "--allow-all"),
-        "server.crt: the certificate has expired",
-    );
+    let (_, error) = refused(&(pki.server("127.0.0.1:1") + "--allow-all"));
+    let says =
+        ["server.crt: the certificate has expired: it was valid until 2", "Z; renew it, and"];
+    assert!(says.iter().all(|part| error.contains(part)), "{error}");
 }
 
 #[test]
@@ -271,6 +271,14 @@ fn a_port_alone_and_a_plain_name_for_an_id_are_answered_with_what_to_write() {
     for (args, says) in [
         (format!("{server} 8443"), "'8443' for '--listen <ADDR>': not a valid address: the host"),
         (format!("{server} 8443"), ":8443 is all addresses of this host, 127.0.0.1:8443 only"),
+        (
+            format!("{server} http://localhost:8443/"),
+            "not a valid address: write localhost:8443, without http:// (expected",
+        ),
+        (
+            "server --listen :0 --target https://db.example".into(),
+            "'--target <ADDR>': not a valid address: write db.example:443, without https://",
+        ),
         (format!("{server} :0 --allow-id app1"), "use --allow-cn, for a DNS name --allow-dns"),
         (format!("{client} app1"), "for a common name use --verify-cn, for a DNS name"),
     ] {
@@ -436,6 +444,25 @@ fn an_address_in_use_is_an_error_at_start() {
     let says = "another process is listening there; stop it, or choose another address with `listen` \
                 or --listen";
     assert!(code == 1 && error.contains(says), "{error}");
+}
+
+#[test]
+fn the_status_endpoint_and_the_listener_are_told_to_have_the_same_address() {
+    let pki = Pki::new();
+    let server = format!("server --target 127.0.0.1:1 {} --allow-all", pki.showing("server"));
+    let client = format!("client --target 127.0.0.1:1 {}", pki.showing("app"));
+    for (args, listen, status) in [
+        (&server, ":8443", ":8443"),
+        (&server, "127.0.0.1:8443", ":8443"),
+        (&client, "127.0.0.1:8443", "localhost:8443"),
+    ] {
+        let (code, error) = refused(&format!("{args} --listen {listen} --status {status}"));
+        let says = format!(
+            "the status endpoint (--status {status}) and the listener (--listen {listen}) have the \
+             same address; choose another port for --status"
+        );
+        assert!(code == 1 && error.contains(&says), "{error}");
+    }
 }
 
 #[test]

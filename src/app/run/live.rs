@@ -32,6 +32,8 @@ pub(super) struct Live {
     pub(super) watched: WatchedFile,
     pub(super) trust_domain: crate::identity::TrustDomain,
     pub(super) ca: CaConfig,
+    /// What was said of the file when it was last read.
+    pub(super) warnings: Vec<Fault>,
     /// Turns the file's pods into events …
     pub(super) source: FileSource,
     /// … for this.
@@ -187,8 +189,18 @@ impl Live {
             file = %crate::identity::shown(&self.file), connections_closed = closed,
             "configuration reloaded"
         );
+        self.warn_of(checked.warnings);
         self.accepted();
         Reloaded::Applied { after_restart }
+    }
+
+    /// Says what is legal in the file and probably not meant, if it has not been said already.
+    pub(super) fn warn_of(&mut self, warnings: Vec<Fault>) {
+        let file = crate::identity::shown(&self.file);
+        let is_same = |a: &Fault, b: &Fault| (&a.key, &a.message) == (&b.key, &b.message);
+        let is_new = |w: &&Fault| !self.warnings.iter().any(|before| is_same(before, w));
+        warnings.iter().filter(is_new).for_each(|w| tracing::warn!(%file, "{w}"));
+        self.warnings = warnings;
     }
 
     /// The settings that differ in `now` and take effect only after a restart, in the words of the

@@ -79,6 +79,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Live> {
         watched,
         trust_domain,
         ca,
+        warnings,
         source: FileSource::default(),
         pods,
         capture,

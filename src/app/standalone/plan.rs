@@ -26,6 +26,26 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// What flags say: one service.
+    ///
+    /// # Errors
+    /// If its listener and the status endpoint could not both be.
+    pub fn of_flags(
+        globals: Globals,
+        service: ServiceConfig,
+        resolve: bool,
+    ) -> Result<Self, String> {
+        let status = globals.status.address.as_ref().map(|status| &status.address);
+        if let Some(status) = status.filter(|status| status.collides(&service.listen)) {
+            return Err(format!(
+                "the status endpoint (--status {status}) and the listener (--listen {}) have the \
+                 same address; choose another port for --status",
+                service.listen
+            ));
+        }
+        Ok(Self { globals, services: vec![service], resolve, file: None })
+    }
+
     /// What a file says.
     ///
     /// # Errors

@@ -177,6 +177,6 @@ impl ClientArgs {
             target_status: None,
         };
         let resolve = !self.common.skip_resolve && self.proxy.is_none();
-        Ok(Plan { globals, services: vec![valid(service, None)?], resolve, file: None })
+        Plan::of_flags(globals, valid(service, None)?, resolve)
     }
 }

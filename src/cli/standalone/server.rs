@@ -263,7 +263,7 @@ impl ServerArgs {
         };
         let policies = service.access.policies.as_deref().map(load_policies);
         let policies = policies.transpose().map_err(|e| e.to_string())?;
-        let services = vec![valid(service, policies.as_deref())?];
-        Ok(Plan { globals, services, resolve: !self.common.skip_resolve, file: None })
+        let service = valid(service, policies.as_deref())?;
+        Plan::of_flags(globals, service, !self.common.skip_resolve)
     }
 }

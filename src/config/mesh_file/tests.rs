@@ -131,7 +131,10 @@ fn what_is_not_yaml_or_not_a_mesh_says_so() {
         ("a: [", "not YAML"),
         ("[]", "expected a mapping"),
         ("apiVersion: v1\nkind: PeerAuthentication\n", "2:7: kind: this is a Kubernetes resource"),
-        ("trustDomain: td\ntrustDomain: td", "uplicate"),
+        (
+            "trustDomain: td\ntrustDomain: td",
+            "2:1: not YAML: trustDomain is there twice, first in line 1",
+        ),
     ] {
         let faults = parse("f", text).unwrap_err().to_string();
         assert!(faults.contains(expected), "{text:?}: {faults}");

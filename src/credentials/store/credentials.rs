@@ -26,7 +26,7 @@ pub struct Credentials {
     pub not_after: Option<SystemTime>,
     /// Where it is from, for people.
     pub source: String,
-    /// When roots and CRLs of files end.
+    /// When roots, CRLs and the certificate of files end.
     pub ends: Expiries,
     /// Why nothing of it may be used any more, if its source has taken it back: new connections
     /// are refused.
@@ -34,6 +34,12 @@ pub struct Credentials {
 }
 
 impl Credentials {
+    /// Whether peers refuse the certificate at `now`, because it has ended.
+    #[must_use]
+    pub fn has_expired(&self, now: SystemTime) -> bool {
+        self.not_after.is_some_and(|end| end <= now)
+    }
+
     /// These credentials after their source has taken back what is shown.
     pub(super) fn without_identity(&self, why: &str) -> Self {
         Self {

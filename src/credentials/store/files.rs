@@ -137,8 +137,13 @@ fn credentials(config: &CredentialsConfig) -> Result<Credentials, String> {
         own = PeerCert::of(&chain);
         shown_chain.clone_from(&chain);
         not_after = own.as_ref().and_then(|own| own.not_after);
-        if not_after.is_some_and(|end| end <= SystemTime::now()) {
-            return Err(at(&path, "the certificate has expired"));
+        if let Some(end) = not_after.filter(|end| *end <= SystemTime::now()) {
+            let until = humantime::format_rfc3339_seconds(end);
+            let why = format!(
+                "the certificate has expired: it was valid until {until}; renew it, and put the \
+                 new one in its place"
+            );
+            return Err(at(&path, why));
         }
         key = match (shown, &private) {
             (_, Some(private)) => {
@@ -164,7 +169,11 @@ fn credentials(config: &CredentialsConfig) -> Result<Credentials, String> {
     } else {
         PeerTrust::Pinned(pins.as_slice().into())
     };
-    let ends = ends.and_own(&shown_chain);
+    let ends = match credential {
+        // It is renewed here, and a failure of that is told.
+        Some(CredentialSource::Acme(_)) => ends.and_own(&shown_chain),
+        _ => ends.and_own(&shown_chain).and_leaf(&shown_chain),
+    };
     Ok(Credentials { key, trust, own, svid, not_after, source, ends, gone: None })
 }
 

@@ -1,4 +1,4 @@
-//! What is wrong with roots and CRLs that can be read: said before callers are refused for it.
+//! What is wrong with roots, CRLs and certificates that can be read: said before callers are refused for it.
 
 use std::{path::Path, time::SystemTime};
 
@@ -27,13 +27,17 @@ pub struct Findings {
     pub warnings: Vec<String>,
 }
 
-/// Looks at the roots and CRLs of files; what cannot be read was told by whoever opened it.
+/// Looks at the roots, CRLs and own certificate of files; what cannot be read was told by whoever opened it.
 #[must_use]
 pub fn look(config: &CredentialsConfig, now: SystemTime) -> Findings {
     let mut told = Findings::default();
     let CredentialsConfig::Files { credential, roots, crls, stale, pins, .. } = config else {
         return told;
     };
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let now = UnixTime::since_unix_epoch(since);
+    let own = own_chain(credential.as_ref());
+    told.warnings.extend(Expiries::default().and_leaf(&own).soon(now));
     let Ok(authorities) = trusted(roots.as_ref()) else { return told };
     if !pins.is_empty() {
         return told;
@@ -41,10 +45,8 @@ pub fn look(config: &CredentialsConfig, now: SystemTime) -> Findings {
     if let Some(path) = roots {
         told.roots(path, &authorities);
     }
-    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let now = UnixTime::since_unix_epoch(since);
     let mut known = authorities.clone();
-    known.extend(own_chain(credential.as_ref()).into_iter().skip(1));
+    known.extend(own.into_iter().skip(1));
     let mut current = Vec::new();
     for path in crls {
         for crl in key_files::crls(path).unwrap_or_default() {

@@ -185,16 +185,17 @@ impl CredentialStore {
         }
     }
 
-    /// Warns of roots and CRLs of files that end soon, or have ended; returns for other
+    /// Warns of roots, CRLs and certificates of files that end soon, or have ended; returns for other
     /// providers only.
     async fn remind(&self) {
-        let CredentialsConfig::Files { stale, .. } = &self.config else { return };
+        let CredentialsConfig::Files { stale, crls, .. } = &self.config else { return };
+        let stale = (!crls.is_empty()).then(|| tracing::field::display(stale));
         let mut reminder = Reminder::default();
         loop {
             let soon = self.now.borrow().ends.soon(UnixTime::now());
             if reminder.due(&soon, Instant::now()) {
                 for text in soon {
-                    tracing::warn!(target: "svid", %stale, "{text}");
+                    tracing::warn!(target: "svid", stale, "{text}");
                 }
             }
             tokio::time::sleep(REMIND_EVERY).await;

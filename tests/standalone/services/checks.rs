@@ -310,6 +310,29 @@ fn crls_and_roots_that_cannot_do_their_work_are_said() {
 }
 
 #[test]
+fn an_own_certificate_that_ends_soon_is_warned_of() {
+    let world = World::new();
+    let db = Backend::start("db");
+    let path = world.write(
+        "f.yaml",
+        &format!("services:\n{}", world.server("s", 8443, db.addr, "allow: { all: true }")),
+    );
+    let path = path.to_str().unwrap();
+    let lasts = |days: u32| {
+        let day = std::time::Duration::from_secs(86_400);
+        let now = std::time::SystemTime::now();
+        world.sign_lasting("server", now - day * 60, now + day * days);
+        run(&["check", "--strict", path])
+    };
+    let (code, said, stderr) = lasts(30);
+    assert!(code == 0, "{said}{stderr}");
+    let (code, said, stderr) = lasts(1);
+    assert!(code == 1, "{said}{stderr}");
+    assert!(said.contains("own certificate CN=server expires soon: it is valid until"), "{said}");
+    assert!(said.contains("renew it"), "{said}");
+}
+
+#[test]
 fn every_missing_file_is_listed_in_its_place_beside_other_faults() {
     let world = World::new();
     let path = world.write(
@@ -503,9 +526,39 @@ fn a_password_where_its_file_belongs_is_not_printed() {
         let (told, says) =
             (stdout + &stderr, format!("the file that `{key}` names cannot be read"));
         assert!(told.contains(&says) && !told.contains("hunter2"), "{told}");
+        let what = if key == "pinFile" { "PIN" } else { "password" };
+        let advice = format!("`{key}` takes a path: write the {what} into a file and name that");
+        assert!(told.contains(&advice), "{told}");
         let (code, stdout, stderr) = run(&["proxy", "-c", path]);
         let told = stdout + &stderr;
         assert!(code != 0 && !told.contains("hunter2"), "{told}");
+    }
+}
+
+/// A key for the password itself, which there is not.
+#[test]
+fn a_key_of_a_password_is_answered_with_the_key_of_its_file() {
+    let world = World::new();
+    for (credential, says) in [
+        (
+            "keystore: /none.p12, password: hunter2",
+            "`passwordFile` takes a path: write the secret into a file and name that",
+        ),
+        (
+            "certificate: /none.crt, pkcs11: { module: /none.so, pin: hunter2 }",
+            "`pinFile` takes a path: write the secret into a file and name that",
+        ),
+    ] {
+        let path = world.write(
+            "f.yaml",
+            &format!(
+                "services:\n- {{ name: c, mode: client, listen: 'localhost:1', target: 'db:443', \
+                 credential: {{ {credential} }} }}\n"
+            ),
+        );
+        let (code, stdout, stderr) = run(&["check", path.to_str().unwrap()]);
+        let told = stdout + &stderr;
+        assert!(code == 3 && told.contains(says) && !told.contains("hunter2"), "{told}");
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     thread::JoinHandle,
+    time::SystemTime,
 };
 
 use nix::sys::signal::Signal;
@@ -53,6 +54,16 @@ impl World {
             [Some(dns("localhost")), (name != "named").then(|| ip("127.0.0.1")), uri.map(pki::uri)];
         let leaf =
             self.ca.leaf(cn, |p| p.subject_alt_names = names.into_iter().flatten().collect());
+        self.write(&format!("{name}.key"), &leaf.key_pem);
+        self.write(&format!("{name}.crt"), &leaf.pem);
+    }
+
+    /// The same, of this life.
+    pub(crate) fn sign_lasting(&self, name: &str, from: SystemTime, until: SystemTime) {
+        let leaf = self.ca.leaf(name, |p| {
+            p.subject_alt_names = vec![dns("localhost"), ip("127.0.0.1")];
+            (p.not_before, p.not_after) = (from.into(), until.into());
+        });
         self.write(&format!("{name}.key"), &leaf.key_pem);
         self.write(&format!("{name}.crt"), &leaf.pem);
     }

@@ -65,6 +65,21 @@ fn it_tells_of_listener_target_and_certificate_until_the_target_is_gone() {
     assert!(why.contains(&format!("connect to {gone}")), "{why}");
 }
 
+/// Callers refuse it from then on, which the log says while there is time.
+#[test]
+fn a_server_whose_own_certificate_has_expired_is_critical() {
+    let pki = Pki::new().lasting(Duration::from_secs(12));
+    let (echo, listen, at) = (Backend::echo(), free_port(), free_port());
+    let url = format!("http://{at}");
+    let adit = start(&server(&pki, listen, echo.addr, &["--status", &url]));
+    adit.logs("own certificate CN=localhost expires soon: … renew it");
+    let (_, status) = wait_for("503", LIMIT, || status_of(at).filter(|(code, _)| *code == 503));
+    assert_eq!((&status["ok"], &status["status"]), (&false.into(), &"critical".into()));
+    assert_eq!(status["backend_ok"], true, "{status:#}");
+    assert_eq!(status["services"][0]["certificate"]["expired"], true, "{status:#}");
+    adit.logs("own certificate CN=localhost has expired: … renew it");
+}
+
 #[test]
 fn https_with_the_services_own_certificate_unless_http_is_written() {
     let (pki, echo, listen, at) = (Pki::new(), Backend::echo(), free_port(), free_port());

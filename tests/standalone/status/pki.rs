@@ -1,6 +1,6 @@
 //! The files of a server `localhost` and a client `spiffe://test/app`.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
     peers::Caller,
@@ -19,6 +19,16 @@ impl Pki {
             };
             (server, ca.leaf("app", app))
         }))
+    }
+
+    /// With a server whose certificate ends so long from now.
+    pub(crate) fn lasting(self, lasts: Duration) -> Self {
+        let server = self.0.ca.leaf("localhost", |p| {
+            p.subject_alt_names = vec![dns("localhost")];
+            p.not_after = time::OffsetDateTime::now_utc() + lasts;
+        });
+        self.0.put("server", &server);
+        self
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

@@ -38,7 +38,10 @@ pub(super) fn report(
         })
         .collect();
     let backend_ok = faults.is_empty() && !services.is_empty();
-    let shows = services.iter().all(|s| s.store.current().gone.is_none());
+    let shows = services.iter().all(|s| {
+        let credentials = s.store.current();
+        credentials.gone.is_none() && !credentials.has_expired(SystemTime::now())
+    });
     let ok = backend_ok && shows && matches!(phase, Phase::Listening | Phase::Reloading);
     let word = |ok: bool| if ok { "ok" } else { "critical" };
     let (listen_address, forward_address) = status.addresses(services);
@@ -93,6 +96,7 @@ fn of_one(service: &Service, backend: &Result<(), String>) -> ServiceView {
             spiffe_id: own.and_then(|own| own.id.as_ref()).map(ToString::to_string),
             source: credentials.source.clone(),
             not_after: credentials.not_after.map(moment),
+            expired: credentials.has_expired(SystemTime::now()),
             taken_back: credentials.gone.clone(),
         },
         last_reload_error: service.store.last_error(),

@@ -74,6 +74,8 @@ pub(super) struct CertificateView {
     /// Where it is from.
     pub(super) source: String,
     pub(super) not_after: Option<String>,
+    /// Whether it has ended, so that peers refuse it.
+    pub(super) expired: bool,
     /// Why nothing of it may be used any more, if so.
     pub(super) taken_back: Option<String>,
 }

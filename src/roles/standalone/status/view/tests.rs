@@ -9,6 +9,7 @@ fn the_json_of_the_status() {
         spiffe_id: None,
         source: "file a.crt".into(),
         not_after: Some("2030-01-01T00:00:00Z".into()),
+        expired: false,
         taken_back: None,
     };
     let service = ServiceView {
@@ -71,6 +72,7 @@ fn the_json_of_the_status() {
                 "spiffe_id": null,
                 "source": "file a.crt",
                 "not_after": "2030-01-01T00:00:00Z",
+                "expired": false,
                 "taken_back": null,
             },
             "last_reload_error": null,
