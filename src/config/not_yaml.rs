@@ -1,12 +1,12 @@
-//! What is probably wrong with a text that is not YAML, in plain words: the parser says what it
-//! expected, which is seldom what somebody forgot.
+//! The probable mistake in a text that is not YAML, in plain words. The parser only says which token it
+//! expected, and that is rarely the character that is missing.
 
 use saphyr_parser::ScanError;
 
 use super::{Fault, words::is_name};
 use crate::identity::without_keys;
 
-/// What somebody who wrote it has to know.
+/// A probable mistake: where it is, and what to write instead.
 struct Cause {
     line: usize,
     /// Columns from 1: of the first character, and behind the last.

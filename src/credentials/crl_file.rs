@@ -3,8 +3,8 @@
 //!
 //! No peer is trusted until it was read once: a list that cannot be read must not let a revoked
 //! peer in. What is wrong with it later is told, and the lists that were read last stay in force. A
-//! file that is empty from the start revokes nobody; one that becomes empty is one whose writer
-//! failed.
+//! file that is empty from the start revokes nobody. If a file becomes empty later, its writer has
+//! failed: that is an error.
 
 use std::{
     collections::BTreeSet,

@@ -27,7 +27,8 @@ pub struct Findings {
     pub warnings: Vec<String>,
 }
 
-/// Looks at the roots, CRLs and own certificate of files; what cannot be read was told by whoever opened it.
+/// Looks for roots, CRLs and own certificates in files that expire soon. Files that cannot be read are
+/// left out: the caller that opened them has reported the error.
 #[must_use]
 pub fn look(config: &CredentialsConfig, now: SystemTime) -> Findings {
     let mut told = Findings::default();
